@@ -1,0 +1,125 @@
+"""What every stage needs and none is about: starting, finding models, logging, stopping and resuming."""
+import os
+import random
+import sys
+from pathlib import Path
+
+import torch
+import tyro
+
+
+class UserError(Exception):
+    """Something the user can mend. `launch` shows its one sentence and no traceback."""
+
+# ----------------------------------------------------------------------------- start
+
+def launch(main, Config):
+    """Read the command line into a Config and run `main`: exit code 1 after a UserError, 2 after a
+    wrong flag, 130 after Ctrl-C."""
+    try:
+        main(tyro.cli(Config))
+    except UserError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except KeyboardInterrupt:
+        print("\nstopped; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def start(cfg):
+    """Check the flags that all stages share, seed the generators, return (the run's folder, device)."""
+    for name, least in (("steps", 1), ("batch_size", 1), ("lr", 0), ("temperature", 0)):
+        if hasattr(cfg, name) and not getattr(cfg, name) >= least:
+            raise UserError(f"--{name} {getattr(cfg, name)}: must be at least {least}")
+    torch.manual_seed(cfg.seed)
+    random.seed(cfg.seed)
+    try:
+        device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {cfg.device}: this machine can't use it ({str(error).splitlines()[0]})") from error
+    return run_folder(cfg), device
+
+
+def run_folder(cfg):
+    """`--run`, or out/<data set>, or out/<name of the data file>."""
+    return Path(cfg.run) if cfg.run else Path("out") / Path(cfg.data).name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def find_model(run, stage):
+    """The folder of an earlier stage's model. Raises UserError that says what to run first."""
+    script = {"base": "sft.py", "sft": "sft.py", "reward": "reward.py", "ppo": "ppo.py"}[stage]
+    if not (run / stage / "config.json").exists():
+        raise UserError(f"no {stage} model in {run / stage}: run `python {script}` first, with the same --data or --run")
+    return run / stage
+
+# ----------------------------------------------------------------------------- learning rate
+
+def set_learning_rate(optimizer, peak, step, steps, warmup=0.05):
+    """Linear warm-up over the first twentieth, then linear decay to 0. Returns the rate.
+
+    The rate is a function of the step alone, so a resumed run needs no scheduler state.
+    """
+    done = step / steps
+    rate = peak * min((step + 1) / max(1, warmup * steps), (1 - done) / (1 - warmup), 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+# ----------------------------------------------------------------------------- logging
+
+class Log:
+    """One progress bar and one TensorBoard folder for a loop over `steps` steps, from step `start` on."""
+
+    def __init__(self, folder, name, steps, start=0):
+        from torch.utils.tensorboard import SummaryWriter       # slow to import, and tests do without
+        from tqdm import tqdm
+        self.writer = SummaryWriter(folder / "logs" / name, purge_step=start)
+        self.bar = tqdm(total=steps, initial=start, desc=name, dynamic_ncols=True)
+
+    def __call__(self, step, metrics, show=()):
+        """Log a dict of numbers; those named in `show` also stand on the progress bar."""
+        for key, value in metrics.items():
+            self.writer.add_scalar(key, float(value), step)
+        self.bar.set_postfix({key.split("/")[-1]: f"{float(metrics[key]):.3g}" for key in show}, refresh=False)
+        self.bar.update()
+
+    def text(self, step, name, text):
+        """Print sample texts above the bar, and log them."""
+        self.bar.write(text)
+        self.writer.add_text(name, "```\n" + text + "\n```", step)
+
+    def close(self):
+        self.bar.close()
+        self.writer.close()
+
+# ----------------------------------------------------------------------------- files
+
+def write_whole(path, content):
+    """Write a text file under a temporary name and move it into place, so that no reader ever sees half
+    of it and a crash leaves the old one. `content` is text, or a function that is given the path to write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    temporary.write_text(content, encoding="utf-8") if isinstance(content, str) else content(temporary)
+    os.replace(temporary, path)
+
+
+def save_resume(folder, **state):
+    """Write `resume.pt`: all that a loop needs to go on as if it had never stopped, the RNG's state included."""
+    state["rng"] = torch.get_rng_state()
+    write_whole(folder / "resume.pt", lambda path: torch.save(state, path))
+
+
+def load_resume(folder):
+    """Read `resume.pt` back and restore the RNG. Raises UserError if there is nothing to resume."""
+    if not (folder / "resume.pt").exists():
+        raise UserError(f"--resume: there is no {folder / 'resume.pt'}; start without --resume")
+    state = torch.load(folder / "resume.pt", weights_only=True)
+    torch.set_rng_state(state.pop("rng"))
+    return state
+
+
+def finish(model, tokenizer, folder):
+    """Save a stage's model; what was needed to resume it is needed no more."""
+    model.save_pretrained(folder, tokenizer)
+    (folder / "resume.pt").unlink(missing_ok=True)
+    print(f"saved {folder}")

@@ -1,0 +1,100 @@
+"""One door to all data sets: `load(name)` gives a training and a test `Dataset` of plain strings.
+
+    toy                     the embedded world, see toy.py
+    FILE.jsonl[.gz]         your own rows, in any mixture of these shapes (extra keys are ignored)
+
+    {"text"}                            pages to read             -> sft.py --init scratch
+    {"prompt", "completion"}            demonstrations            -> sft.py
+    {"prompt", "chosen", "rejected"}    comparisons               -> reward.py
+    {"prompt", "completions": [best, …, worst]}                   -> reward.py, every pair counts
+    {"chosen", "rejected"}              HH's raw form: whole dialogues, split at the last turn
+    {"prompt"}                          questions to practise on  -> ppo.py
+
+What a file lacks is taken from what it has: prompts from its pairs, demonstrations from the
+better answers, texts from the demonstrations.
+"""
+import hashlib
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common import UserError
+from data.jsonl import read_jsonl
+from data.tokenizer import FILE as TOKENIZER_FILE, Tokenizer
+
+TOY = Path(__file__).parent / "toy"
+TEST_SHARE = 0.05                   # of the prompts of a data set that has no test split of its own
+
+
+@dataclass
+class Dataset:
+    """One split. A completion starts with the space that follows "Assistant:"."""
+    texts: list = field(default_factory=list)           # str
+    demonstrations: list = field(default_factory=list)  # (prompt, completion)
+    comparisons: list = field(default_factory=list)     # (prompt, [best completion, …, worst])
+    prompts: list = field(default_factory=list)         # str
+
+    def need(self, kind, name):
+        """The rows of one kind. Raises UserError if the data set `name` has none."""
+        if not getattr(self, kind):
+            raise UserError(f"--data {name} has no {kind}; data/__init__.py lists the rows that hold them")
+        return getattr(self, kind)
+
+
+def load(name):
+    """(train, test) of the data set `name`. Raises UserError when there is none or a row is malformed."""
+    if name == "toy":
+        return load_toy()
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"--data {name}: no such file (and no data set of that name; there is: toy)")
+    return split(read_jsonl(path), path)
+
+
+def load_toy():
+    make_toy()
+    train = [row for name in ("text", "demonstrations", "comparisons", "prompts")
+             for row in read_jsonl(TOY / f"{name}.jsonl")]
+    return gather(train), gather(read_jsonl(TOY / "test.jsonl"))
+
+
+def make_toy():
+    """Write the toy's files if they are not there or older than their program. It runs as a process of
+    its own, so that the judge, which lives in it, is never in the memory of a training script."""
+    made = TOY / TOKENIZER_FILE                         # the last file that it writes
+    if not made.exists() or made.stat().st_mtime < (TOY.parent / "toy.py").stat().st_mtime:
+        subprocess.run([sys.executable, "-m", "data.toy"], cwd=TOY.parent.parent, check=True,
+                       stdout=subprocess.DEVNULL)
+
+
+def tokenizer_for(name):
+    """The tokenizer of a model that is trained from scratch on the data set `name`."""
+    if name != "toy":
+        return Tokenizer.gpt2()
+    make_toy()
+    return Tokenizer.read(TOY / TOKENIZER_FILE)
+
+
+def gather(rows):
+    """A Dataset of normalised rows; what they lack is taken from what they have."""
+    texts = [row["text"] for row in rows if "text" in row]
+    demonstrations = [(row["prompt"], row["completion"]) for row in rows if "completion" in row]
+    comparisons = [(row["prompt"], row["completions"]) for row in rows if "completions" in row]
+    prompts = [row["prompt"] for row in rows if row.keys() == {"prompt"}]
+
+    demonstrations = demonstrations or [(prompt, ranking[0]) for prompt, ranking in comparisons]
+    prompts = list(dict.fromkeys(prompts or [prompt for prompt, _ in demonstrations]))
+    texts = texts or [prompt + completion for prompt, completion in demonstrations]
+    return Dataset(texts, demonstrations, comparisons, prompts)
+
+
+def split(rows, path):
+    """(train, test): whole prompts go to one side, chosen by their hash, so the split never changes."""
+    keys = [row.get("prompt", row.get("text")) for row in rows]
+    order = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
+    if len(order) < 2:
+        raise UserError(f"{path}: {len(order)} different prompts; training and test need at least one each")
+    held_out = set(order[:max(1, int(TEST_SHARE * len(order)))])
+    return (gather([row for row, key in zip(rows, keys) if key not in held_out]),
+            gather([row for row, key in zip(rows, keys) if key in held_out]))

@@ -1,0 +1,33 @@
+"""From lists of token ids to padded tensors. Masks come from lengths, never from comparing ids."""
+import torch
+
+
+def fit(prompt, completions, block_size):
+    """Cut a prompt's ids from the left until its longest completion fits behind it, all in block_size tokens;
+    None if a completion leaves no room for a prompt at all. All completions keep the same prompt."""
+    room = block_size - max(map(len, completions))
+    return (prompt[-room:], completions) if room > 0 else None
+
+
+def pad(rows, left=False, device=None):
+    """Lists of ids -> ids (B, T), mask (B, T), True where a row has a token. Pads hold id 0 and mean nothing."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        where = slice(width - len(row), width) if left else slice(len(row))
+        ids[i, where] = torch.tensor(row, dtype=torch.long)
+        mask[i, where] = True
+    return ids.to(device), mask.to(device)
+
+
+def minibatch(rows, size, step, seed):
+    """The step-th batch of an endless walk through `rows`, reshuffled every epoch.
+
+    A function of (step, seed) alone, so a resumed run needs no position to find its place.
+    """
+    size = min(size, len(rows))
+    per_epoch = len(rows) // size                               # the odd rest sits out this epoch
+    epoch, position = divmod(step, per_epoch)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + 1_000_003 * epoch))
+    return [rows[i] for i in order[position * size:(position + 1) * size].tolist()]

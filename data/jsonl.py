@@ -1,0 +1,98 @@
+"""People's own rows: JSON lines, gzipped or not, in TRL's shapes or HH's raw form."""
+import gzip
+import json
+import re
+from collections import Counter
+
+from common import UserError
+
+TURN = "\n\nAssistant:"
+
+
+def read_jsonl(path):
+    """Rows of a file, each {"text"}, {"prompt"}, {"prompt", "completion"} or {"prompt", "completions"}
+    (best first). Odd rows are counted by kind and the counts printed. Raises UserError with the line."""
+    rows, odd = [], Counter()
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    row = parse(line, f"{path}, line {number}")
+                    rows.append(rank(row, f"{path}, line {number}", odd) if "chosen" in row or "completions" in row
+                                else drop_empty(row, odd))
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    used = [row for row in rows if row]
+    if odd:
+        print(f"{path}: {len(rows):,} rows read, {len(used):,} used; "
+              + "; ".join(f"{count} {kind}" for kind, count in odd.items()))
+    if not used:
+        raise UserError(f"{path}: no usable row in this file")
+    return used
+
+
+def parse(line, where):
+    """The object on one line, with just the keys of its shape, each present and of the right type."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
+    if not isinstance(row, dict):
+        raise UserError(f'{where}: a row must be an object like {{"prompt": "…"}}, not {line.strip()[:40]}')
+    if "chosen" in row or "rejected" in row:
+        keys = ["prompt", "chosen", "rejected"] if "prompt" in row else ["chosen", "rejected"]
+    elif "completions" in row:
+        keys = ["prompt", "completions"]
+    elif "prompt" in row or "completion" in row:
+        keys = ["prompt", "completion"] if "completion" in row else ["prompt"]
+    else:
+        keys = ["text"]
+    for key in keys:
+        if key not in row:
+            raise UserError(f'{where}: the key "{key}" is missing (the row has: {", ".join(row) or "nothing"})')
+        strings = row[key] if key == "completions" and isinstance(row[key], list) else [row[key]]
+        if not all(isinstance(string, str) for string in strings):
+            raise UserError(f'{where}: "{key}" must be ' + ("a list of strings" if key == "completions" else "a string"))
+    return {key: row[key] for key in keys}
+
+
+def drop_empty(row, odd):
+    """The row, or None if it has no text to read or no completion to learn from."""
+    if not row.get("completion", row.get("text", row.get("prompt"))).strip():
+        odd["dropped: empty"] += 1
+        return None
+    return row
+
+
+def rank(row, where, odd):
+    """{"prompt", "completions"} from a pair, a ranking or two whole dialogues; None if nothing can be
+    learned from it: an identical pair has loss ln 2 and no gradient, an empty reply is no reply."""
+    if "prompt" not in row:
+        row = split_dialogues(row, where, odd)
+        if row is None:
+            return None
+    ranking = row.get("completions") or [row["chosen"], row["rejected"]]
+    distinct = [completion for completion in dict.fromkeys(ranking) if completion.strip()]
+    if len(distinct) < 2:
+        odd["dropped: an empty reply" if not all(c.strip() for c in ranking) else "dropped: identical replies"] += 1
+        return None
+    return {"prompt": row["prompt"], "completions": distinct}
+
+
+def split_dialogues(row, where, odd):
+    """HH's raw form: two dialogues that should differ in the last turn alone. They are split at the LAST
+    "\\n\\nAssistant:"; splitting at their common prefix would give the prompt a part of the answer."""
+    parts = {}
+    for key in ("chosen", "rejected"):
+        if TURN not in row[key]:
+            raise UserError(f'{where}: "{key}" has no turn that begins with "\\n\\nAssistant:", and there is no "prompt"')
+        prompt, _, completion = row[key].rpartition(TURN)
+        parts[key] = prompt + TURN, completion
+    (prompt, chosen), (other, rejected) = parts.values()
+    if prompt != other:
+        odd["dropped: the dialogues differ before the last turn"] += 1
+        return None
+    speakers = re.findall(r"\n\n(Human|Assistant):", prompt)
+    if any(first == second for first, second in zip(speakers, speakers[1:])):
+        odd["kept: a speaker has two turns in a row"] += 1
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}

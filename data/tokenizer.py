@@ -1,0 +1,80 @@
+"""Text to token ids and back: GPT-2's vocabulary, or a small one that lies beside its model."""
+import base64
+import hashlib
+import json
+from pathlib import Path
+
+import tiktoken
+
+from common import UserError, write_whole
+
+EOS = "<|endoftext|>"
+FILE = "tokenizer.tiktoken"         # tiktoken's own format: base64 of the token's bytes, space, rank
+# The small vocabulary's pieces: a speaker's name, a word with the space before it, a number, punctuation.
+WORDS = r"\n\nHuman:|\n\nAssistant:| ?[A-Za-z']+| ?[0-9]+| ?[^\sA-Za-z0-9']+|\s"
+
+
+class Tokenizer:
+    """A tiktoken.Encoding, with the one `encode` that every stage uses."""
+
+    def __init__(self, name, encoding):
+        self.name, self.encoding = name, encoding
+        self.eos = encoding.encode_single_token(EOS)
+        self.vocab_size = encoding.n_vocab
+        # Two models can work together only if their tokens mean the same, so checkpoints carry this.
+        tokens = b"".join(encoding.decode_single_token_bytes(i) + b"\0" for i in range(self.vocab_size))
+        self.fingerprint = hashlib.sha256(tokens).hexdigest()[:16]
+
+    @classmethod
+    def gpt2(cls):
+        """GPT-2's 50,257 tokens; tiktoken downloads them once. Raises UserError when it can't."""
+        try:
+            return cls("gpt2", tiktoken.get_encoding("gpt2"))
+        except OSError as error:            # requests' errors are OSErrors
+            raise UserError("GPT-2's vocabulary is not on this machine and could not be downloaded: connect once, "
+                            f"or point TIKTOKEN_CACHE_DIR at a folder that has it ({type(error).__name__})") from error
+
+    @classmethod
+    def words(cls, tokens):
+        """A vocabulary of the given byte strings, ids in their order, and <|endoftext|> after them.
+        The 256 single bytes must be among them, so that any text can be encoded."""
+        ranks = {token: rank for rank, token in enumerate(tokens)}
+        return cls("words", tiktoken.Encoding("words", pat_str=WORDS, mergeable_ranks=ranks,
+                                              special_tokens={EOS: len(ranks)}))
+
+    @classmethod
+    def load(cls, folder):
+        """The tokenizer of a model folder: what its config.json names, checked by its fingerprint."""
+        config = json.loads((Path(folder) / "config.json").read_text())
+        tokenizer = cls.read(Path(folder) / FILE) if config.get("tokenizer_name") == "words" else cls.gpt2()
+        if config.get("tokenizer_fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
+            raise UserError(f"{folder}: the tokenizer is not the one this model was trained with "
+                            f"({tokenizer.fingerprint}, not {config['tokenizer_fingerprint']}); restore {FILE}")
+        return tokenizer
+
+    @classmethod
+    def read(cls, file):
+        """The vocabulary in a `tokenizer.tiktoken`."""
+        return cls.words([base64.b64decode(line.split()[0]) for line in Path(file).read_text().splitlines()])
+
+    def save(self, folder):
+        """Lay the vocabulary into a model folder; GPT-2's is known by its name alone."""
+        if self.name == "words":
+            tokens = (self.encoding.decode_single_token_bytes(i) for i in range(self.eos))
+            write_whole(Path(folder) / FILE, "".join(f"{base64.b64encode(token).decode()} {rank}\n"
+                                                     for rank, token in enumerate(tokens)))
+
+    def encode(self, prompt, completion=None):
+        """Ids of the prompt, and of the completion closed by <|endoftext|>, an action like any other.
+
+        The two are encoded apart, so the prompt has the same ids in every stage, whatever follows it.
+        Text that spells a special token is plain text. Without a completion: the prompt's ids alone.
+        """
+        prompt_ids = self.encoding.encode_ordinary(prompt)
+        if completion is None:
+            return prompt_ids
+        return prompt_ids, self.encoding.encode_ordinary(completion) + [self.eos]
+
+    def decode(self, ids):
+        """The text of a list of ids, <|endoftext|> left out."""
+        return self.encoding.decode([i for i in ids if i != self.eos])

@@ -1,0 +1,288 @@
+"""GPT-2, written out: the model, generation with a cache, Hugging Face's folders in and out.
+
+    python gpt.py out/toy/ppo           talk to any checkpoint
+
+Axes: B batch, T tokens of this call, S tokens so far (cached and new), C channels, H heads,
+D channels of a head (C / H), V vocabulary, R tokens of a response.
+
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Dropout is left out
+on purpose: it would make the probability of a token another one in each forward pass, and the
+ratio of PPO noise (pass `mask` where rows are padded; that is all a caller has to know).
+"""
+import json
+import math
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from common import UserError, write_whole
+
+
+@dataclass
+class GPTConfig:
+    """The shape of a model; the defaults are GPT-2 small."""
+    vocab_size: int = 50257
+    block_size: int = 1024          # learned positions: a longer text has no meaning to the model
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    eos_token_id: int = 50256
+    reward_mean: float = 0.0        # of the scalar head's raw numbers on SFT samples: see reward.py
+    reward_std: float = 1.0
+
+# ----------------------------------------------------------------------------- the model
+
+class KVCache:
+    """Keys and values of one layer for all tokens so far, so that each new token is computed once."""
+
+    def __init__(self, capacity):
+        self.capacity, self.length, self.keys, self.values = capacity, 0, None, None
+
+    def extend(self, k, v):
+        """Append (B, H, T, D) keys and values; return all of them, (B, H, S, D)."""
+        if self.keys is None:
+            B, H, _, D = k.shape
+            self.keys, self.values = k.new_empty(B, H, self.capacity, D), v.new_empty(B, H, self.capacity, D)
+        end = self.length + k.shape[2]
+        self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = k, v
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)   # queries, keys and values in one
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x, allowed, cache=None):
+        B, T, C = x.shape
+        q, k, v = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+                   for part in self.c_attn(x).split(C, dim=2))      # 3 x (B, H, T, D)
+        if cache is not None:
+            k, v = cache.extend(k, v)                               # (B, H, S, D)
+        # softmax(q kᵀ / √D) v, with -inf wherever `allowed` is False   (B, H, T, S) x (B, H, S, D)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)  # (B, H, T, D)
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))      # (B, T, C)
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))    # GPT-2's GELU is the tanh one
+
+
+class Block(nn.Module):
+    """Pre-norm: the residual stream x is only ever added to."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+
+    def forward(self, x, allowed, cache=None):
+        x = x + self.attn(self.ln_1(x), allowed, cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """Ids to hidden states: all of GPT-2 but its head."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+
+    def forward(self, ids, mask=None, cache=None):
+        """ids (B, T), mask (B, S) with True on real tokens -> (B, T, C). S = T, or more with a cache."""
+        T, S = ids.shape[1], ids.shape[1] + (cache[0].length if cache else 0)
+        if S > self.config.block_size:
+            raise UserError(f"{S} tokens, but this model has only {self.config.block_size} positions")
+        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        # A token's position is the number of real tokens before it, so pads on the left shift nothing.
+        position = (mask.cumsum(1) - mask.long())[:, -T:]           # (B, T)
+        # Each token sees the real tokens up to itself. Pads see themselves too: a softmax over nothing is NaN.
+        query = torch.arange(S - T, S, device=ids.device)[:, None]  # (T, 1)
+        key = torch.arange(S, device=ids.device)                    # (S)
+        allowed = (key <= query) & mask[:, None, :] | (key == query)    # (B, T, S)
+        x = self.wte(ids) + self.wpe(position)                      # (B, T, C)
+        for i, block in enumerate(self.h):
+            x = block(x, allowed[:, None], cache[i] if cache else None)
+        return self.ln_f(x)                                         # (B, T, C)
+
+
+class GPT(nn.Module):
+    """The language model: logits for the next token at every position."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 2:                               # LayerNorm weights stay 1
+                # GPT-2 draws with 0.02 at 768 channels; a sum over fewer needs more to be as large. The 2L
+                # branches that add to the residual stream get 1/√2L, so that it does not grow with depth.
+                std = 0.02 * math.sqrt(768 / config.n_embd)
+                branch = math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1
+                nn.init.normal_(parameter, std=std / branch)
+
+    def head(self, hidden):
+        """(…, C) -> (…, V). The head is tied: the token embedding read the other way round."""
+        return F.linear(hidden, self.transformer.wte.weight)
+
+    def forward(self, ids, mask=None):
+        """ids (B, T), mask (B, T) -> logits (B, T, V); logits[:, t] are about token t + 1."""
+        return self.head(self.transformer(ids, mask))
+
+    @torch.no_grad()
+    def generate(self, ids, mask, max_new_tokens, temperature=1.0):
+        """Continue left-padded prompts (B, P) until each row's <|endoftext|>, or max_new_tokens.
+
+        Returns tokens, mask, logprobs, all (B, R). The mask is True up to and including a row's
+        <|endoftext|>; logprobs (nats) are those of the distribution that was sampled from, softmax(logits /
+        temperature), nothing cut off. Temperature 0 takes the likeliest token.
+        """
+        P = ids.shape[1]
+        if P + max_new_tokens > self.config.block_size:
+            raise UserError(f"a prompt of {P} tokens and {max_new_tokens} new ones do not fit into the "
+                            f"{self.config.block_size} positions of this model")
+        cache = [KVCache(P + max_new_tokens) for _ in self.transformer.h]
+        alive = torch.ones(len(ids), dtype=torch.bool, device=ids.device)   # (B)
+        new, steps = ids, []
+        while alive.any() and len(steps) < max_new_tokens:
+            logits = self.head(self.transformer(new, mask, cache)[:, -1]).float()     # (B, V)
+            logprobs = F.log_softmax(logits / (temperature or 1.0), dim=-1)
+            token = torch.multinomial(logprobs.exp(), 1) if temperature else logits.argmax(-1, keepdim=True)  # (B, 1)
+            steps.append((token, alive[:, None], logprobs.gather(1, token)))
+            mask = torch.cat([mask, alive[:, None]], dim=1)         # what follows an <|endoftext|> is a pad
+            alive = alive & (token[:, 0] != self.config.eos_token_id)
+            new = token
+        return tuple(torch.cat(column, dim=1) for column in zip(*steps))
+
+    # ------------------------------------------------------------------------- folders
+
+    @classmethod
+    def from_pretrained(cls, folder):
+        """The model in a folder of Hugging Face's GPT-2 format. Raises UserError if it is anything else."""
+        folder = Path(folder)
+        stored = json.loads((folder / "config.json").read_text())
+        names = {"block_size": "n_positions"}
+        model = cls(GPTConfig(**{name: stored[names.get(name, name)] for name in GPTConfig.__dataclass_fields__
+                                 if names.get(name, name) in stored}))
+        model.load_tensors(load_file(folder / "model.safetensors"), folder)
+        return model
+
+    def load_tensors(self, tensors, folder):
+        """Copy tensors named as in GPT-2's checkpoints, checking every name and shape before the first copy."""
+        own = self.state_dict()
+        for name, tensor in own.items():
+            if name not in tensors and name != "score.weight":
+                raise UserError(f"{folder}: the tensor {name} is missing")
+            if name in tensors:
+                tensors[name] = transposed(name, tensors[name])
+                if tensors[name].shape != tensor.shape:
+                    raise UserError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, "
+                                    f"its config.json asks for {tuple(tensor.shape)}")
+        # A language model becomes a scalar model with a new head, a scalar model a language model without it.
+        left = [name for name in tensors if name not in own and name != "score.weight"]
+        if left:
+            raise UserError(f"{folder}: {left[0]} is no part of GPT-2")
+        self.load_state_dict({**own, **{name: tensor for name, tensor in tensors.items() if name in own}})
+
+    def save_pretrained(self, folder, tokenizer=None):
+        """Write config.json, model.safetensors and the tokenizer so that `transformers` can open the folder."""
+        folder = Path(folder)
+        tensors = {name: transposed(name, tensor).contiguous() for name, tensor in self.state_dict().items()}
+        write_whole(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+        write_whole(folder / "config.json", json.dumps(self.hf_config(tokenizer), indent=2) + "\n")
+        if tokenizer:
+            tokenizer.save(folder)
+
+    def hf_config(self, tokenizer):
+        config = asdict(self.config)
+        config["n_positions"] = config.pop("block_size")
+        names = {"tokenizer_name": tokenizer.name, "tokenizer_fingerprint": tokenizer.fingerprint} if tokenizer else {}
+        return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new",
+                "layer_norm_epsilon": 1e-5, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+                "bos_token_id": self.config.eos_token_id, **config, **names}
+
+
+def transposed(name, tensor):
+    """GPT-2 stores the matrices of its blocks as (in, out), nn.Linear as (out, in); the swap undoes itself."""
+    swap = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+    return tensor.t() if swap else tensor
+
+
+class ScalarGPT(GPT):
+    """GPT-2 with one number a token in place of logits: the reward model and the critic."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.score = nn.Linear(config.n_embd, 1, bias=False)
+        nn.init.normal_(self.score.weight, std=1 / math.sqrt(config.n_embd + 1))    # first numbers near 0, std 1
+
+    def forward(self, ids, mask=None):
+        """ids (B, T), mask (B, T) -> (B, T), in standard deviations of the reward on SFT samples."""
+        raw = self.score(self.transformer(ids, mask)).squeeze(-1).float()           # (B, T)
+        return (raw - self.config.reward_mean) / self.config.reward_std
+
+    def reward(self, ids, mask):
+        """The number at each row's last real token, (B): only that one has seen the whole text."""
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        last = (mask * positions).argmax(dim=1)                                     # (B)
+        return self(ids, mask)[torch.arange(len(ids), device=ids.device), last]     # (B)
+
+    def hf_config(self, tokenizer):
+        # transformers reads the score at the last token that is not its pad id, and a text ends with
+        # <|endoftext|>: so the pad id is another one, that no scored text ends with.
+        return {**super().hf_config(tokenizer), "architectures": ["GPT2ForSequenceClassification"],
+                "id2label": {"0": "reward"}, "label2id": {"reward": 0}, "pad_token_id": 0}
+
+
+def token_logprobs(logits, ids):
+    """log softmax(logits) at the given ids, in float32 nats: (…, V), (…) -> (…)."""
+    return F.log_softmax(logits.float(), dim=-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+
+# ----------------------------------------------------------------------------- talking
+
+def main():
+    from data.tokenizer import Tokenizer
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "config.json").exists():
+        raise UserError("give the folder of a model, such as out/toy/ppo")
+    tokenizer, model = Tokenizer.load(sys.argv[1]), GPT.from_pretrained(sys.argv[1]).eval()
+    print("Ask something; an empty line ends the talk.")
+    dialogue = ""
+    while question := input("Human: ").strip():
+        dialogue += f"\n\nHuman: {question}\n\nAssistant:"
+        room = model.config.block_size // 2
+        ids = torch.tensor([tokenizer.encode(dialogue)[-room:]])
+        tokens, mask, _ = model.generate(ids, torch.ones_like(ids, dtype=torch.bool), room)
+        answer = tokenizer.decode(tokens[0].tolist())
+        print(f"Assistant:{answer}")
+        dialogue += answer
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"gpt.py: {error}")
+    except (EOFError, KeyboardInterrupt):
+        print()

@@ -1,0 +1,163 @@
+"""Stage 2: a reward model, that has learned from comparisons what people prefer.
+
+    python reward.py                    the toy: about half a minute on a laptop
+
+    comparisons  ──►  reward/           starts from sft/, with a scalar in place of the logits
+
+A person who reads two answers prefers the first with probability σ(r₁ - r₂), says Bradley-Terry;
+the reward model is the r that makes the recorded preferences likeliest. Only differences count in
+that, so at the end the scores of the SFT model's own answers are measured and mapped to mean 0,
+standard deviation 1: then the KL coefficient and the penalty for an unfinished answer, which PPO
+sets against the reward, mean the same in every run.
+
+InstructGPT (arXiv:2203.02155, section 3.5), Stiennon et al. (arXiv:2009.01325, section 3.4).
+
+Axes: N texts of a batch (all completions of all its comparisons), T tokens, B prompts.
+"""
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+
+import data
+from common import Log, UserError, find_model, finish, launch, load_resume, save_resume, set_learning_rate, start
+from data.batches import fit, minibatch, pad
+from data.tokenizer import Tokenizer
+from gpt import GPT, ScalarGPT
+
+
+@dataclass
+class Config:
+    data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
+    run: str = ""               # folder of the run; default out/<data>
+    steps: int = 700            # optimiser steps; the toy's are one pass over its rankings, as is usual
+    batch_size: int = 16        # rankings a step; one of K completions is K(K-1)/2 comparisons
+    lr: float = 2e-3            # peak learning rate
+    max_new_tokens: int = 40    # length of the SFT model's answers that the scores are normalised on
+    normalise_samples: int = 512    # how many such answers
+    save_every: int = 100       # steps between two checkpoints to resume from
+    seed: int = 0               # of the new head and the order of the data
+    device: str = ""            # cuda, cpu, mps; default what there is
+    resume: bool = False        # go on from the last checkpoint of this run
+
+# ----------------------------------------------------------------------------- data
+
+def encode_comparisons(comparisons, tokenizer, block_size):
+    """(prompt ids, [completion ids, best first]) of the comparisons that fit; prints how many do not."""
+    encoded = [(tokenizer.encode(prompt), [tokenizer.encode("", completion)[1] for completion in ranking])
+               for prompt, ranking in comparisons]
+    examples = [example for prompt, ranking in encoded if (example := fit(prompt, ranking, block_size))]
+    if len(examples) < len(encoded):
+        print(f"{len(encoded) - len(examples)} comparisons dropped: a completion alone exceeds {block_size} tokens")
+    if not examples:
+        raise UserError(f"no comparison fits into the model's {block_size} positions")
+    return examples
+
+# ----------------------------------------------------------------------------- loss
+
+def pairwise_loss(chosen, rejected):
+    """-log σ(r_chosen - r_rejected), the mean over pairs (nats); ln 2 when the scores are equal.
+
+    chosen, rejected (pairs). logsigmoid, because log(sigmoid(x)) is -inf with a NaN gradient at x = -100.
+    """
+    return -F.logsigmoid(chosen - rejected).mean()
+
+
+def score_pairs(model, examples, device=None):
+    """Scores of all pairs of a batch of rankings: (chosen, rejected), each (pairs).
+
+    All completions go through the model in one forward; a ranking of K counts as its K(K-1)/2 pairs.
+    """
+    ids, mask = pad([prompt + completion for prompt, ranking in examples for completion in ranking], device=device)
+    scores = model.reward(ids, mask)                                    # (N)
+    better, worse, first = [], [], 0
+    for _, ranking in examples:
+        for i, j in combinations(range(first, first + len(ranking)), 2):    # i before j: i is preferred
+            better.append(i)
+            worse.append(j)
+        first += len(ranking)
+    return scores[better], scores[worse]
+
+
+@torch.no_grad()
+def accuracy(model, examples, batch_size, device):
+    """Share of the pairs whose chosen text has the higher score (a tie is a miss), and that share for the
+    rule "the longer one wins", which a reward model must beat to have learned more than length."""
+    hits, longer, pairs = 0, 0, 0
+    for i in range(0, len(examples), batch_size):
+        chosen, rejected = score_pairs(model, examples[i:i + batch_size], device)
+        hits, pairs = hits + (chosen > rejected).sum().item(), pairs + len(chosen)
+    for _, ranking in examples:
+        longer += sum(len(a) > len(b) for a, b in combinations(ranking, 2))
+    return hits / pairs, longer / pairs
+
+# ----------------------------------------------------------------------------- normalisation
+
+@torch.no_grad()
+def fit_normalisation(model, sft, prompts, cfg, device):
+    """Set the model's reward_mean and reward_std so that the SFT model's answers to `prompts` (lists of
+    ids) score 0 on average, with standard deviation 1. Returns the two."""
+    model.config.reward_mean, model.config.reward_std = 0.0, 1.0
+    scores = []
+    for i in range(0, len(prompts), cfg.batch_size):
+        ids, mask = pad(prompts[i:i + cfg.batch_size], left=True, device=device)                # (B, P)
+        tokens, response_mask, _ = sft.generate(ids, mask, cfg.max_new_tokens)                  # (B, R)
+        scores.append(model.reward(torch.cat([ids, tokens], 1), torch.cat([mask, response_mask], 1)))
+    scores = torch.cat(scores)
+    model.config.reward_mean, model.config.reward_std = scores.mean().item(), scores.std().item()
+    return model.config.reward_mean, model.config.reward_std
+
+# ----------------------------------------------------------------------------- the loop
+
+def train(model, examples, folder, cfg, device):
+    """Train `model` in place on (prompt ids, [completion ids, best first])."""
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    first = 0
+    if cfg.resume:
+        state = load_resume(folder)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    log = Log(folder.parent, "reward", cfg.steps, first)
+    for step in range(first, cfg.steps):
+        rate = set_learning_rate(optimizer, cfg.lr, step, cfg.steps)
+        chosen, rejected = score_pairs(model, minibatch(examples, cfg.batch_size, step, cfg.seed), device)  # (pairs)
+        loss = pairwise_loss(chosen, rejected)
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss of step {step} is {loss.item()}: lower --lr")
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        log(step, {"loss": loss.item(), "accuracy": (chosen > rejected).float().mean(), "margin": (chosen - rejected).mean(),
+                   "score/chosen": chosen.mean(), "score/rejected": rejected.mean(), "lr": rate, "gradient_norm": norm},
+            show=["loss", "accuracy"])
+        if (step + 1) % cfg.save_every == 0:
+            save_resume(folder, step=step + 1, model=model.state_dict(), optimizer=optimizer.state_dict())
+    log.close()
+
+
+def main(cfg):
+    run, device = start(cfg)
+    train_set, test_set = data.load(cfg.data)
+    sft_folder = find_model(run, "sft")
+    tokenizer, sft = Tokenizer.load(sft_folder), GPT.from_pretrained(sft_folder).to(device)
+    model = ScalarGPT.from_pretrained(sft_folder).to(device)
+    block_size = model.config.block_size
+    examples = encode_comparisons(train_set.need("comparisons", cfg.data), tokenizer, block_size)
+
+    train(model, examples, run / "reward", cfg, device)
+
+    if test_set.comparisons:
+        held_out = encode_comparisons(test_set.comparisons, tokenizer, block_size)
+        share, longer = accuracy(model, held_out, cfg.batch_size, device)
+        print(f"held-out accuracy {share:.1%} of {len(held_out):,} comparisons (chance 50%, the longer one wins {longer:.1%})")
+    prompts = [tokenizer.encode(prompt)[-(block_size - cfg.max_new_tokens):] for prompt in train_set.prompts]
+    mean, std = fit_normalisation(model, sft, minibatch(prompts, cfg.normalise_samples, 0, cfg.seed), cfg, device)
+    print(f"scores of SFT answers: mean {mean:.2f}, standard deviation {std:.2f}, from here on 0 and 1")
+    finish(model, tokenizer, run / "reward")
+
+
+if __name__ == "__main__":
+    launch(main, Config)
