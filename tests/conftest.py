@@ -1,0 +1,46 @@
+"""Fixtures. The models are so small that more than one thread would only get in the way."""
+import pytest
+import torch
+
+import common
+import data
+import ppo
+import reward
+import sft
+import tiny
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """The three loops log into memory: quiet.runs[loop][step] is a dict of metrics."""
+    monkeypatch.setattr(tiny.SilentLog, "runs", {})
+    monkeypatch.setattr(tiny.SilentLog, "stop", None)
+    for script in (sft, reward, ppo):
+        monkeypatch.setattr(script, "Log", tiny.SilentLog)
+    return tiny.SilentLog
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, quiet):
+    """A folder with a small data file. Returns flags for any stage's Config."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "tokenizer_for", lambda name: tiny.words())
+    tiny.write_rows(tmp_path / "rows.jsonl")
+    return dict(data="rows.jsonl", run="run", device="cpu")
+
+
+SFT = dict(steps=4, pretrain_steps=4, batch_size=4, n_layer=1, n_head=2, n_embd=8, block_size=64, lr=1e-2)
+REWARD = dict(steps=4, batch_size=4, max_new_tokens=6, lr=1e-2)
+PPO = dict(steps=4, batch_size=6, max_new_tokens=6, sample_every=2, lr=1e-2, critic_lr=1e-2)
+
+
+@pytest.fixture
+def run_stage(world):
+    """Call a stage's main in this process on the small world, with tiny settings and the flags given."""
+    def run(script, **flags):
+        defaults = {sft: SFT, reward: REWARD, ppo: PPO}[script]
+        script.main(script.Config(**{**world, **defaults, **flags}))
+        return common.run_folder(script.Config(**world))
+    return run

@@ -1,0 +1,83 @@
+"""What the tests share: models, a vocabulary and a data file as small as they can be."""
+import json
+import re
+from types import SimpleNamespace
+
+import torch
+
+from data.tokenizer import WORDS, Tokenizer
+from gpt import GPT, GPTConfig, ScalarGPT
+
+VOCAB, EOS, BLOCK = 11, 10, 24
+
+
+class Stop(BaseException):
+    """What a test throws to end a run in its middle, as a power cut would."""
+
+
+def close(actual, expected, atol=1e-6):
+    """Equal up to `atol`; `expected` may be a list of hand-worked numbers."""
+    expected = torch.as_tensor(expected, dtype=torch.as_tensor(actual).dtype)
+    torch.testing.assert_close(torch.as_tensor(actual), expected, rtol=0, atol=atol)
+
+
+def model(kind=GPT, seed=0, scale=0.4, **changes):
+    """A model all of whose parameters are random: fresh ones have biases of 0 and gains of 1, behind
+    which mistakes can hide."""
+    torch.manual_seed(seed)
+    shape = dict(vocab_size=VOCAB, block_size=BLOCK, n_layer=2, n_head=2, n_embd=8, eos_token_id=EOS)
+    made = kind(GPTConfig(**{**shape, **changes}))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape))
+    return made
+
+
+def critic(seed=1, **changes):
+    return model(ScalarGPT, seed, **changes)
+
+
+def ppo_config(**changes):
+    """The fields of ppo.Config that make_experience and learn may read."""
+    from ppo import Config
+    return Config(**{**dict(epochs=1, minibatches=1, max_new_tokens=8), **changes})
+
+
+ROWS = [{"prompt": f"\n\nHuman: Is {thing} a {kind}?\n\nAssistant:",
+         "completions": [f" Yes, {thing} is.", f" {thing} may be a {kind}.", " no"]}
+        for thing in ("owl", "cow", "dog", "cat", "hen") for kind in ("bird", "pet", "tool", "word")]
+
+
+def write_rows(path, rows=ROWS):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def words(rows=ROWS):
+    """The 256 bytes and every word of the rows."""
+    text = json.dumps(rows, ensure_ascii=False).replace("\\n", "\n")
+    pieces = sorted({piece.encode() for piece in re.findall(WORDS, text)})
+    return Tokenizer.words([bytes([b]) for b in range(256)] + [piece for piece in pieces if len(piece) > 1])
+
+
+class SilentLog:
+    """In place of common.Log: keeps what a loop logs, and may stop the loop after `stop` steps."""
+    runs = {}                   # name of the loop -> {step: metrics}, of the latest run
+    stop = None
+
+    def __init__(self, folder, name, steps, start=0):
+        self.steps = SilentLog.runs.setdefault(name, {})
+        self.writer = SimpleNamespace(add_scalar=lambda name, value, step: self.steps.setdefault(step, {}).update({name: value}))
+        self.bar = SimpleNamespace(write=print)
+        self.texts = self.steps.setdefault("texts", [])
+
+    def __call__(self, step, metrics, show=()):
+        if step == SilentLog.stop:
+            raise Stop
+        self.steps[step] = {name: float(value) for name, value in metrics.items()}
+
+    def text(self, step, name, text):
+        self.texts.append(text)
+
+    def close(self):
+        pass
