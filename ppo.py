@@ -37,7 +37,7 @@ class Config:
     batch_size: int = 128           # answers a rollout
     epochs: int = 2                 # passes over a rollout; with one step a rollout the ratio would stay 1
     minibatches: int = 2            # optimiser steps a pass
-    max_new_tokens: int = 40        # an answer that has not ended by then never will
+    max_new_tokens: int = 32        # an answer that has not ended by then never will
     temperature: float = 1.0        # of sampling, and so of every log-probability
     lr: float = 3e-4                # peak learning rate of the actor
     critic_lr: float = 5e-4         # peak learning rate of the critic
@@ -59,7 +59,7 @@ class Config:
 
 def masked_mean(x, mask):
     """Mean of x (B, R) over the real tokens; an average over padding would depend on the batch mates."""
-    return (x * mask).sum() / mask.sum()
+    return x.where(mask.bool(), 0.0).sum() / mask.sum()         # x * mask would let an inf or NaN through
 
 
 def whiten(x, mask, shift_mean=True):
@@ -103,7 +103,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
     -min(ρA, clip(ρ, 1-ε, 1+ε)A) with ρ = π(token)/π_old(token): a token gains nothing by moving its
     probability further than ε from where it was sampled, but is pulled back at full strength.
     """
-    ratio = torch.exp(logprobs - old_logprobs)                              # (B, R)
+    ratio = torch.exp((logprobs - old_logprobs).where(mask.bool(), 0.0))    # (B, R)
     plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
     return masked_mean(torch.maximum(plain, clipped), mask), masked_mean((clipped > plain).float(), mask)
 
