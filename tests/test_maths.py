@@ -190,14 +190,14 @@ class Scripted:
 
 
 def scripted_experience(**changes):
-    """Five tokens, <|endoftext|> is 0. Row 0 ends with its third token; row 1 never does."""
+    """Five tokens, <|endoftext|> is 0. Row 0 ends with its third token; row 1 never does, though its prompt has one."""
     tokens = [[5, 6, 0, 7, 8], [5, 6, 7, 8, 9]]
     actor = Scripted(tokens, [[-1, -2, -.5, -1, -1], [-1.] * 5])
     reference = Scripted(tokens, [[-1.5, -1.8, -.9, -3, -1], [-1.2, -.9, -1, -1.5, -.5]])
     # The prompt has 2 tokens: V of the states that the actions are chosen in stands at 1, 2, 3, 4, 5.
     critic = lambda ids, mask: torch.tensor([[9, .1, .2, .3, .4, .5, 9]] * 2)
     reward_model = SimpleNamespace(reward=lambda ids, mask: torch.tensor([1.3, .7]))
-    prompts = torch.tensor([[3, 4], [3, 4]])
+    prompts = torch.tensor([[3, 4], [3, 0]])
     return make_experience(actor, critic, reference, reward_model, prompts, torch.ones(2, 2).bool(), 0.05,
                            ppo_config(max_new_tokens=5, **changes))
 

@@ -74,7 +74,7 @@ class SilentLog:
     def __call__(self, step, metrics, show=()):
         if step == SilentLog.stop:
             raise Stop
-        self.steps[step] = {name: float(value) for name, value in metrics.items()}
+        self.steps[step] = {name: torch.as_tensor(value).item() for name, value in metrics.items()}
 
     def text(self, step, name, text):
         self.texts.append(text)

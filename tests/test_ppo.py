@@ -1,0 +1,308 @@
+"""The update of ppo.py, its checks on every run, and which model plays which part."""
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import ppo
+import reward
+import sft
+from common import UserError
+from data.batches import pad
+from gpt import GPT, ScalarGPT
+from ppo import check_kl, check_ratio, check_reference, describe, learn, make_experience, take_step
+from tiny import EOS, close, critic, model, ppo_config
+
+PROMPTS, PROMPT_MASK = pad([[1, 2, 3], [4], [5, 6], [7, 8, 9, 1]] * 4, left=True)
+
+
+def rollout(**changes):
+    torch.manual_seed(3)
+    return make_experience(model(), critic(1), model(seed=2), critic(4), PROMPTS, PROMPT_MASK, 0.05, ppo_config(**changes))
+
+
+def sgd(net, lr):
+    return torch.optim.SGD(net.parameters(), lr=lr)
+
+
+def learned(experience, lr=0.0, **changes):
+    actor, value_model = model(), critic(1)
+    metrics = learn(actor, value_model, sgd(actor, lr), sgd(value_model, lr), experience, ppo_config(**changes))
+    return actor, value_model, metrics
+
+# ----------------------------------------------------------------------------- the update
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_before_the_first_step_the_ratio_is_one_and_nothing_is_clipped(temperature):
+    experience = rollout(temperature=temperature)
+    _, _, metrics = learned(experience, temperature=temperature)
+    mask = experience.response_mask
+    expected = {"val/ratio": 1, "val/ratio_var": 0, "policy/approxkl": 0, "policy/clipfrac": 0, "val/clipfrac": 0,
+                "loss/policy": 0,                               # -mean(A), and A is whitened
+                "loss/value": 0.5 * (experience.values - experience.returns)[mask].square().mean().item(),
+                "val/error": (experience.values - experience.returns)[mask].square().mean().item()}
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_the_entropy_that_is_logged_is_that_of_the_sampled_distributions():
+    experience, total = rollout(temperature=0.7), []
+    for ids, mask, actions in zip(experience.ids, experience.mask, experience.response_mask):
+        logits = model()(ids[mask][None])[0, -actions.sum() - 1:-1] / 0.7
+        total.append(torch.distributions.Categorical(logits=logits).entropy())
+    _, _, metrics = learned(experience, temperature=0.7)
+    assert metrics["policy/entropy"] == pytest.approx(torch.cat(total).mean().item(), abs=1e-5)
+
+
+def test_after_a_step_the_metrics_measure_how_far_it_went():
+    experience = rollout()
+    _, _, metrics = learned(experience, lr=0.3, epochs=2)
+    ratio = ratios(learned(experience, lr=0.3)[0], experience)[experience.response_mask]
+    for name, first, second in (("val/ratio", 1, ratio.mean()), ("val/ratio_var", 0, ((ratio - 1) ** 2).mean()),
+                                ("policy/approxkl", 0, 0.5 * (ratio.log() ** 2).mean())):
+        assert metrics[name] == pytest.approx((first + second.item()) / 2, abs=1e-5), name
+    assert metrics["policy/clipfrac"] > 0
+
+
+@torch.no_grad()
+def ratios(actor, experience):
+    """ρ of every action, each row on its own; 1 beyond the end."""
+    result = torch.ones(experience.response_mask.shape)
+    for i, (ids, mask, actions) in enumerate(zip(experience.ids, experience.mask, experience.response_mask)):
+        n = actions.sum()
+        logprobs = actor(ids[mask][None])[0, -n - 1:-1].log_softmax(-1)
+        result[i, :n] = (logprobs.gather(-1, ids[mask][-n:, None])[:, 0] - experience.logprobs[i, :n]).exp()
+    return result
+
+
+def test_a_step_makes_good_actions_likelier_and_bad_ones_rarer():
+    experience = rollout()
+    for row, action in ((0, 0), (5, 0), (9, 0)):
+        for sign in (1.0, -1.0):
+            one = torch.zeros_like(experience.advantages)
+            one[row, action] = sign
+            actor, _, _ = learned(replace(experience, advantages=one), lr=1e-2)
+            assert (ratios(actor, experience)[row, action] - 1) * sign > 0
+
+
+def test_a_step_moves_the_critic_towards_the_returns():
+    experience = rollout()
+    before = learned(experience)[2]["loss/value"]
+    _, value_model, _ = learned(experience, lr=1e-3)
+    after = learn(model(), value_model, sgd(model(), 0), sgd(value_model, 0), experience, ppo_config())["loss/value"]
+    assert after < before
+
+
+def test_each_epoch_visits_every_answer_once_in_a_new_order():
+    experience, visited = rollout(), []
+
+    class Recording(ppo.Experience):
+        def __getitem__(self, rows):
+            visited.append(rows.tolist())
+            return super().__getitem__(rows)
+
+    steps = []
+    actor, value_model = model(), critic(1)
+    optimizers = [sgd(net, 1e-3) for net in (actor, value_model)]
+    for optimizer in optimizers:
+        optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    recorded = Recording(*(getattr(experience, name) for name in experience.__dataclass_fields__))
+    learn(actor, value_model, *optimizers, recorded, ppo_config(epochs=3, minibatches=4))
+    epochs = [sum(visited[i:i + 4], []) for i in (0, 4, 8)]
+    assert all(sorted(epoch) == list(range(16)) for epoch in epochs) and len(visited) == 12
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert len(steps) == 2 * 12
+
+
+def test_the_metrics_are_means_over_all_minibatches():
+    experience = rollout()[torch.tensor([0, 3])]
+    each = [learned(experience[torch.tensor([row])])[2]["val/error"] for row in (0, 1)]
+    assert each[0] != pytest.approx(each[1], rel=0.01)
+    assert learned(experience, minibatches=2)[2]["val/error"] == pytest.approx(sum(each) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale, norm", [(10.0, 50.0), (0.01, 0.05)])
+def test_a_step_is_backward_clip_step_and_zero(scale, norm):
+    # the gradient of scale · (3a + 4b) has norm 5 scale; it is clipped to 1
+    net = torch.nn.Linear(2, 1, bias=False)
+    before = net.weight.detach().clone()
+    got = take_step(net, torch.optim.SGD(net.parameters(), lr=0.1), scale * (net.weight * torch.tensor([3.0, 4.0])).sum())
+    close(got, norm, 1e-4)
+    close(before - net.weight.detach(), [[0.1 * min(norm, 1) * 0.6, 0.1 * min(norm, 1) * 0.8]], 1e-5)
+    assert net.weight.grad is None or (net.weight.grad == 0).all()
+
+# ----------------------------------------------------------------------------- checks on every run
+
+
+def test_a_ratio_other_than_one_before_the_first_step_is_an_error():
+    check_ratio(torch.tensor([[1.0, 1.0005]]))
+    for wrong in (1.01, 0.99, math.nan):
+        with pytest.raises(UserError, match="ratio .* before the first step.*temperature.*top-k.*dropout"):
+            check_ratio(torch.tensor([[1.0, wrong]]))
+
+
+def test_learn_finds_a_rollout_that_was_sampled_otherwise():
+    with pytest.raises(UserError, match="ratio"):
+        learned(rollout(temperature=0.7), temperature=1.0)
+    with pytest.raises(UserError, match="ratio"):
+        experience = rollout()
+        learned(replace(experience, logprobs=experience.logprobs.roll(1, dims=1)))
+
+
+def test_a_first_step_that_was_taken_is_no_error():
+    learned(rollout(), lr=1.0, epochs=3)
+
+
+def test_a_kl_at_step_zero_is_an_error():
+    check_reference(torch.tensor([[0.0, -5e-4]]))
+    for wrong in (0.01, -0.01, math.nan):
+        with pytest.raises(UserError, match="KL .* at step 0.*sft/"):
+            check_reference(torch.tensor([[0.0, wrong]]))
+
+
+def test_a_kl_that_stays_negative_is_an_error_at_the_third_rollout():
+    negative, noisy = torch.tensor([-1.0, -1.1, -0.9, -1.0]), torch.tensor([-1.0, 1.1, -2.0, 1.5])
+    assert check_kl(noisy, 0) == 0 and check_kl(negative, 0) == 1 and check_kl(negative, 1) == 2
+    assert check_kl(noisy, 2) == 0 and check_kl(-negative, 2) == 0
+    with pytest.raises(UserError, match="clearly negative in 3 rollouts.*top-k"):
+        check_kl(negative, 2)
+
+
+def test_clearly_negative_means_two_standard_errors_below_zero():
+    # mean -1 and a deviation of 2.31 with 4 answers (standard error 1.15), 2.05 with 20 (standard error 0.46)
+    four = torch.tensor([-3.0, 1.0, -3.0, 1.0])
+    assert check_kl(four, 0) == 0 and check_kl(four.repeat(5), 0) == 1
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(wrong):
+    net = torch.nn.Linear(1, 1)
+    before = net.weight.item()
+    with pytest.raises(UserError, match="the loss is (nan|inf)"):
+        take_step(net, sgd(net, 1.0), net.weight.sum() * wrong)
+    assert net.weight.item() == before
+
+# ----------------------------------------------------------------------------- metrics of a rollout
+
+
+def test_the_metrics_of_a_rollout_have_their_usual_definitions():
+    experience = rollout()
+    metrics = {name: float(value) for name, value in describe(experience, 0.05, EOS).items()}
+    mask, B = experience.response_mask, len(experience.ids)
+    kl = sum((row[m] - ref[m]).sum() for row, ref, m in zip(experience.logprobs, experience.ref_logprobs, mask)).item() / B
+    ended = [EOS in ids[-len(m):][m].tolist() for ids, m in zip(experience.ids, mask)]
+    values, returns = experience.values[mask], experience.returns[mask]
+    d = (experience.ref_logprobs - experience.logprobs)[mask].double()
+    expected = {
+        "objective/kl": kl, "objective/kl_k3": ((d.exp() - 1 - d).sum() / B).item(),
+        "objective/non_score_reward": -0.05 * kl, "objective/scores": experience.scores.mean().item(),
+        "objective/score_total": experience.scores.mean().item() - 0.05 * kl,
+        "objective/entropy": -experience.logprobs[mask].sum().item() / B,
+        "returns/mean": returns.mean().item(), "returns/var": returns.var().item(),
+        "val/mean": values.mean().item(), "val/var": values.var().item(),
+        "val/var_explained": 1 - (values - returns).var().item() / returns.var().item(),
+        "val/num_eos_tokens": sum(ended), "eos_rate": sum(ended) / B, "length": mask.sum().item() / B, "kl_coef": 0.05}
+    assert metrics == pytest.approx(expected, abs=1e-4)
+
+# ----------------------------------------------------------------------------- the loop
+
+
+@pytest.fixture
+def trained(run_stage):
+    """A run folder with an SFT model and a reward model."""
+    run_stage(sft)
+    return run_stage(reward)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What the loop hands to make_experience and learn, at every step."""
+    calls = []
+
+    def spy_make(actor, critic, reference, reward_model, prompts, mask, kl_coef, cfg):
+        first = {} if calls else {name: [p.detach().clone() for p in net.parameters()] for name, net in
+                                  (("actor", actor), ("critic", critic), ("reference", reference), ("reward", reward_model))}
+        made = make_experience(actor, critic, reference, reward_model, prompts, mask, kl_coef, cfg)
+        calls.append(dict(actor=actor, critic=critic, reference=reference, reward=reward_model, first=first,
+                          kl_coef=kl_coef, prompts=prompts, mask=mask, experience=made))
+        return made
+
+    def spy_learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
+        calls[-1]["optimizers"] = actor_optimizer, critic_optimizer
+        calls[-1]["rates"] = actor_optimizer.param_groups[0]["lr"], critic_optimizer.param_groups[0]["lr"]
+        return learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg)
+
+    monkeypatch.setattr(ppo, "make_experience", spy_make)
+    monkeypatch.setattr(ppo, "learn", spy_learn)
+    return calls
+
+
+def same(parameters, net):
+    return all(torch.equal(a, b) for a, b in zip(parameters, net.parameters(), strict=True))
+
+
+def test_actor_and_critic_learn_while_reference_and_reward_model_stay(run_stage, trained, seen):
+    run_stage(ppo)
+    first, last = seen[0]["first"], seen[-1]
+    assert same(first["actor"], GPT.from_pretrained(trained / "sft")) and same(first["actor"], last["reference"])
+    assert same(first["critic"], ScalarGPT.from_pretrained(trained / "reward")) and same(first["critic"], last["reward"])
+    assert not same(first["actor"], last["actor"]) and not same(first["critic"], last["critic"])
+    assert not any(p.requires_grad for part in ("reference", "reward") for p in last[part].parameters())
+    assert not any(module.training and isinstance(module, torch.nn.Dropout)
+                   for part in ("actor", "critic", "reference", "reward") for module in last[part].modules())
+    assert same(last["actor"].parameters(), GPT.from_pretrained(trained / "ppo"))
+    assert same(last["critic"].parameters(), ScalarGPT.from_pretrained(trained / "ppo" / "critic"))
+
+
+def test_each_network_has_its_own_adamw_with_two_betas_and_its_own_rate(run_stage, trained, seen):
+    run_stage(ppo, lr=0.02, critic_lr=0.03)
+    actor_optimizer, critic_optimizer = seen[0]["optimizers"]
+    for optimizer, net in ((actor_optimizer, seen[0]["actor"]), (critic_optimizer, seen[0]["critic"])):
+        group = optimizer.param_groups[0]
+        assert (type(optimizer), group["betas"], group["weight_decay"]) == (torch.optim.AdamW, (0.9, 0.95), 0.0)
+        assert {id(p) for p in group["params"]} == {id(p) for p in net.parameters()}
+    assert seen[0]["rates"] == (0.02, 0.03)
+    assert seen[3]["rates"] == pytest.approx((0.02 * 0.25 / 0.95, 0.03 * 0.25 / 0.95))
+
+
+def test_the_kl_coefficient_stays_unless_it_has_a_target(run_stage, trained, seen):
+    run_stage(ppo, kl_coef=0.3)
+    assert [call["kl_coef"] for call in seen] == [0.3] * 4
+
+
+def test_the_kl_coefficient_is_steered_by_the_kl_of_the_last_rollout(run_stage, trained, seen, quiet):
+    run_stage(ppo, kl_coef=0.3, kl_target=0.5, kl_horizon=12)
+    for step in range(3):
+        kl = quiet.runs["ppo"][step]["objective/kl"]
+        error = max(-0.2, min(0.2, kl / 0.5 - 1))
+        assert seen[step + 1]["kl_coef"] == pytest.approx(seen[step]["kl_coef"] * (1 + error * 6 / 12), rel=1e-5)
+
+
+def test_the_same_test_prompts_are_shown_before_and_after(run_stage, trained, quiet):
+    run_stage(ppo, steps=5, sample_every=2)
+    texts = quiet.runs["ppo"]["texts"]
+    assert len(texts) == 2 and "after 2 updates" in texts[0] and "after 4 updates" in texts[1]
+    before = [[line for line in text.splitlines() if "SFT" in line] for text in texts]
+    assert before[0] == before[1] and before[0]
+
+
+def test_long_prompts_lose_their_beginning_so_that_the_answer_fits(run_stage, trained, seen):
+    full = ppo.Tokenizer.load(trained / "sft")
+    run_stage(ppo, steps=1, max_new_tokens=61)                  # 64 positions: 3 tokens of prompt
+    for ids, mask in zip(seen[0]["prompts"], seen[0]["mask"]):
+        assert full.decode(ids[mask].tolist()).endswith("?\n\nAssistant:")
+        assert mask.sum() == 3
+
+
+def test_an_answer_as_long_as_the_model_is_refused(run_stage, trained):
+    with pytest.raises(UserError, match="--max_new_tokens 64 leaves no room for a prompt in the model's 64 positions"):
+        run_stage(ppo, max_new_tokens=64)
+
+
+def test_a_reward_model_with_another_vocabulary_is_refused(run_stage, trained, monkeypatch):
+    ScalarGPT.from_pretrained(trained / "reward").save_pretrained(trained / "reward", ppo.Tokenizer.words(
+        [bytes([b]) for b in range(256)]))
+    with pytest.raises(UserError, match="different tokenizers"):
+        run_stage(ppo)
