@@ -1,0 +1,56 @@
+"""What every notebook begins with: the scripts on the path, and models to look at.
+
+`toy_run("sft", "reward")` is the folder of a run that holds these models: `out/toy` if you have trained
+there and its models read today's vocabulary, else a temporary folder, gone with the notebook's kernel,
+in which the scripts' own `main` trains smaller ones now.
+"""
+import os
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))               # the notebooks import the scripts, which lie one folder up
+os.environ["TQDM_DISABLE"] = "1"            # a progress bar would fill a saved notebook with its frames
+
+import data
+import reward
+import sft
+from data.tokenizer import Tokenizer
+
+TEMPORARY = tempfile.TemporaryDirectory(prefix="plainrlhf-")
+
+
+def fits(folder):
+    """Is there a model that speaks the vocabulary of today's toy?"""
+    return ((folder / "config.json").exists()
+            and Tokenizer.load(folder).fingerprint == data.tokenizer_for("toy").fingerprint)
+
+
+def toy_run(*stages):
+    """The folder of a toy run with these stages: some of "base", "sft", "reward"."""
+    run = REPO / "out" / "toy"
+    if all(fits(run / stage) for stage in stages):
+        print("using the models in out/toy")
+        return run
+    run = Path(TEMPORARY.name)
+    with redirect_stdout(StringIO()):
+        sft.main(sft.Config(run=str(run), pretrain_steps=800, steps=400 if "sft" in stages or "reward" in stages else 1))
+        if "reward" in stages:
+            reward.main(reward.Config(run=str(run), steps=400))
+    print("no fitting models in out/toy, so small ones were trained in a temporary folder")
+    return run
+
+
+def check(given, is_right, praise, hint):
+    """Say whether the answer to an exercise is right. `...` stands for an answer that is not given yet."""
+    if given is ...:
+        print("Not done yet.")
+        return
+    try:
+        right = bool(is_right(given))
+    except Exception:                       # a list where a number is asked for is no crash, but a wrong answer
+        right = False
+    print(f"Right. {praise}" if right else f"Not yet. {hint}")
