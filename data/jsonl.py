@@ -50,8 +50,8 @@ def parse(line, where):
     for key in keys:
         if key not in row:
             raise UserError(f'{where}: the key "{key}" is missing (the row has: {", ".join(row) or "nothing"})')
-        strings = row[key] if key == "completions" and isinstance(row[key], list) else [row[key]]
-        if not all(isinstance(string, str) for string in strings):
+        strings = row[key] if key == "completions" else [row[key]]
+        if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
             raise UserError(f'{where}: "{key}" must be ' + ("a list of strings" if key == "completions" else "a string"))
     return {key: row[key] for key in keys}
 
