@@ -1,0 +1,109 @@
+"""A run that was stopped and resumed is the run that was never stopped, bit for bit."""
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import common
+import ppo
+import reward
+import sft
+import tiny
+from common import UserError, find_model, load_resume, save_resume, write_whole
+
+
+def weights(folder):
+    return {f"{path.parent.name}/{name}": tensor for path in sorted(folder.rglob("model.safetensors"))
+            for name, tensor in load_file(path).items()}
+
+
+def interrupted(run_stage, quiet, script, stop, **flags):
+    quiet.stop = stop
+    with pytest.raises(tiny.Stop):
+        run_stage(script, **flags)
+    quiet.stop = None
+
+
+@pytest.mark.parametrize("script, stage, before, flags", [
+    (sft, "sft", [], dict(pretrain_steps=2, steps=4)),          # stopped while it learned to answer
+    (sft, "base", [], dict(pretrain_steps=4, steps=2)),         # stopped while it read
+    (reward, "reward", [sft], dict(steps=4)),
+    (ppo, "ppo", [sft, reward], dict(steps=4, kl_target=0.01, kl_horizon=10, kl_coef=0.5))])
+def test_four_steps_are_two_and_two_more_after_resuming(run_stage, quiet, monkeypatch, script, stage, before, flags):
+    for earlier in before:
+        run = run_stage(earlier)
+    run = run_stage(script, **flags)
+    whole, whole_log = weights(run), dict(quiet.runs[stage])
+    configs = {path: path.read_text() for path in run.rglob("config.json")}
+    shutil.rmtree(run / stage)
+    quiet.runs.clear()
+
+    interrupted(run_stage, quiet, script, 3, save_every=2, **flags)
+    torch.manual_seed(12345)                                    # a new process has other random numbers
+    run_stage(script, resume=True, save_every=2, **flags)
+    resumed = weights(run)
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert all(path.read_text() == text for path, text in configs.items())
+    assert quiet.runs[stage] == whole_log                       # every metric and every sample text, too
+    assert not list(run.rglob("resume.pt"))                     # nothing is left to resume
+
+
+def test_a_run_that_stopped_while_answering_is_not_read_to_again(run_stage, quiet):
+    flags = dict(pretrain_steps=2, steps=4, save_every=2)
+    interrupted(run_stage, quiet, sft, 3, **flags)
+    quiet.runs.clear()
+    run_stage(sft, resume=True, **flags)
+    assert "base" not in quiet.runs and min(step for step in quiet.runs["sft"] if step != "texts") == 2
+
+
+@pytest.mark.parametrize("script, before", [(reward, [sft]), (ppo, [sft, reward])])
+def test_there_must_be_something_to_resume(run_stage, script, before):
+    for earlier in before:
+        run_stage(earlier)
+    with pytest.raises(UserError, match="--resume: there is no .*resume.pt; start without --resume"):
+        run_stage(script, resume=True)
+
+# ----------------------------------------------------------------------------- files
+
+
+def test_a_checkpoint_brings_the_random_numbers_back(tmp_path):
+    torch.manual_seed(7)
+    save_resume(tmp_path, step=3, tensors={"a": torch.ones(2)})
+    expected = torch.rand(3)
+    torch.manual_seed(8)
+    state = load_resume(tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+    assert state["step"] == 3 and set(state) == {"step", "tensors"}
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "file"
+    write_whole(path, "old\n")
+
+    def fails(temporary):
+        temporary.write_text("ha")
+        assert temporary.parent == path.parent                  # else moving it would be copying it
+        assert path.read_text() == "old\n"
+        raise OSError("disk full")
+    with pytest.raises(OSError):
+        write_whole(path, fails)
+    assert path.read_text() == "old\n"
+    write_whole(path, lambda temporary: temporary.write_text("new\n"))
+    assert path.read_text() == "new\n"
+
+
+@pytest.mark.parametrize("stage, script", [("base", "sft"), ("sft", "sft"), ("reward", "reward"), ("ppo", "ppo")])
+def test_a_missing_model_says_what_to_run_first(tmp_path, stage, script):
+    with pytest.raises(UserError, match=f"no {stage} model in .*{stage}: run `python {script}.py` first"):
+        find_model(tmp_path, stage)
+    write_whole(tmp_path / stage / "config.json", "{}")
+    assert find_model(tmp_path, stage) == tmp_path / stage
+
+
+@pytest.mark.parametrize("flags, folder", [
+    (dict(data="toy"), "out/toy"), (dict(data="my/rows.jsonl"), "out/rows"), (dict(data="rows.jsonl.gz"), "out/rows"),
+    (dict(data="toy", run="here"), "here")])
+def test_a_run_is_a_folder_named_after_its_data(flags, folder):
+    assert str(common.run_folder(sft.Config(**flags))) == folder

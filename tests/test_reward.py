@@ -1,0 +1,139 @@
+"""reward.py: the pairs of a ranking, normalisation, and that a handful of preferences can be learned."""
+import math
+import re
+
+import pytest
+import torch
+
+import reward
+import sft
+from common import UserError
+from data.batches import pad
+from gpt import GPT, ScalarGPT
+from reward import accuracy, encode_comparisons, fit_normalisation, pairwise_loss, score_pairs
+from tiny import EOS, VOCAB, close, critic, model, words
+
+
+def test_equal_scores_have_loss_ln_2():
+    close(pairwise_loss(torch.tensor([3.0]), torch.tensor([3.0])), math.log(2))
+
+
+def test_a_score_is_that_of_the_end_token():
+    rm = critic()
+    chosen, rejected = score_pairs(rm, [([1, 2], [[3, 4, EOS], [5, EOS]])])
+    close(chosen.detach(), rm(torch.tensor([[1, 2, 3, 4, EOS]]))[0, 4:].detach(), 1e-5)
+    close(rejected.detach(), rm(torch.tensor([[1, 2, 5, EOS]]))[0, 3:].detach(), 1e-5)
+
+
+def test_both_halves_of_all_pairs_go_through_the_model_in_one_pass():
+    passes, rm = [], critic()
+    rm.transformer.register_forward_hook(lambda net, given, made: passes.append(given[0].shape))
+    score_pairs(rm, [([1], [[2, EOS], [3, EOS], [4, EOS]]), ([1, 5], [[6, EOS], [7, EOS]])])
+    assert passes == [(5, 4)]
+
+
+def test_training_on_a_pair_raises_the_chosen_and_lowers_the_rejected():
+    rm, examples = critic(), [([1, 2], [[3, 4, EOS], [5, EOS]])]
+    before = score_pairs(rm, examples)
+    pairwise_loss(*before).backward()
+    torch.optim.SGD(rm.parameters(), lr=1e-3).step()
+    chosen, rejected = score_pairs(rm, examples)
+    assert chosen - rejected > before[0] - before[1]
+
+
+def test_every_completion_of_a_comparison_gets_the_same_prompt_and_an_end(capsys):
+    tokenizer = words()
+    prompt, good = tokenizer.encode("Is owl a bird?", " Yes, owl is.")
+    bad = tokenizer.encode(" no") + [tokenizer.eos]
+    rows = [("Is owl a bird?", [" Yes, owl is.", " no"]), ("Is owl a bird?", [" no", " Yes, owl is." * 9])]
+    assert encode_comparisons(rows, tokenizer, len(good) + 2) == [(prompt[-2:], [good, bad])]
+    assert "1 comparisons dropped" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no comparison fits into the model's 3 positions"):
+        encode_comparisons(rows, tokenizer, 3)
+
+
+def test_a_handful_of_preferences_is_learned_by_heart():
+    rm = critic(scale=0, n_embd=16)
+    examples = [([i], [[9 - i, i, EOS], [i, 9 - i, EOS], [9 - i, EOS]]) for i in range(4)]
+    optimizer = torch.optim.AdamW(rm.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = pairwise_loss(*score_pairs(rm, examples))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss < 0.05 and accuracy(rm, examples, 3, None)[0] == 1.0
+
+# ----------------------------------------------------------------------------- normalisation
+
+
+def test_scores_of_fresh_sft_answers_have_mean_zero_and_deviation_one():
+    rm, gpt = critic(seed=3, reward_mean=7.0, reward_std=5.0), model()      # what was fitted before is forgotten
+    prompts = [[1, 2], [3], [4, 5, 6]] * 300
+    torch.manual_seed(1)
+    mean, std = fit_normalisation(rm, gpt, prompts, reward.Config(max_new_tokens=6, batch_size=128), None)
+    assert (rm.config.reward_mean, rm.config.reward_std) == (mean, std) and abs(mean) < 3 and std < 3
+    torch.manual_seed(2)
+    ids, mask = pad(prompts, left=True)
+    tokens, response_mask, _ = gpt.generate(ids, mask, 6)
+    scores = [rm(torch.cat([row[keep], answer[real]])[None])[0, -1].item()
+              for row, keep, answer, real in zip(ids, mask, tokens, response_mask)]
+    scores = torch.tensor(scores)
+    assert abs(scores.mean().item()) < 0.15 and abs(scores.std().item() - 1) < 0.1     # 900 samples: ± 0.03
+
+
+def test_normalisation_changes_no_gradient_of_the_weights_by_itself():
+    rm = critic()
+    fit_normalisation(rm, model(), [[1, 2], [3]], reward.Config(max_new_tokens=4), None)
+    assert all(p.grad is None for p in rm.parameters())
+
+# ----------------------------------------------------------------------------- the loop
+
+
+def test_it_starts_from_the_sft_model_and_leaves_that_alone(run_stage, monkeypatch):
+    run = run_stage(sft)
+    weights = {name: tensor.clone() for name, tensor in GPT.from_pretrained(run / "sft").state_dict().items()}
+    started, train = {}, reward.train
+
+    def spy(net, *rest):
+        started.update({name: tensor.clone() for name, tensor in net.state_dict().items()})
+        return train(net, *rest)
+    monkeypatch.setattr(reward, "train", spy)
+    run_stage(reward)
+    assert all(torch.equal(tensor, started[name]) for name, tensor in weights.items())
+    trained = ScalarGPT.from_pretrained(run / "reward")
+    assert not torch.equal(trained.transformer.wte.weight, weights["transformer.wte.weight"])
+    assert (trained.config.reward_mean, trained.config.reward_std) != (0.0, 1.0)
+    assert all(torch.equal(tensor, GPT.from_pretrained(run / "sft").state_dict()[name]) for name, tensor in weights.items())
+
+
+def test_training_raises_the_accuracy_and_says_what_to_compare_it_with(run_stage, quiet, capsys):
+    run_stage(sft)
+    run_stage(reward, steps=40, batch_size=8)
+    steps = quiet.runs["reward"]
+    assert steps[39]["loss"] < steps[0]["loss"] and steps[39]["accuracy"] > 0.9 and steps[39]["margin"] > 0.5
+    assert steps[39]["score/chosen"] - steps[39]["score/rejected"] == pytest.approx(steps[39]["margin"], abs=1e-5)
+    assert [steps[i]["lr"] for i in (0, 1, 39)] == pytest.approx([5e-3, 1e-2, 1e-2 / 40 / 0.95])
+    out = capsys.readouterr().out
+    assert re.search(r"held-out accuracy 100.0% of 1 .*\(chance 50%, the longer one wins 66.7%\)", out)
+
+
+def test_gradients_are_clipped_to_one_and_zeroed_in_the_loop(run_stage, monkeypatch):
+    run_stage(sft)
+    clip, norms = torch.nn.utils.clip_grad_norm_, []
+
+    def spy(parameters, most):
+        parameters = list(parameters)
+        norm = clip(parameters, most)
+        norms.append((norm.item(), torch.cat([p.grad.flatten() for p in parameters]).norm().item()))
+        return norm
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    run_stage(reward, lr=0.0, batch_size=1000)                  # lr 0 and all examples: the same gradient every step
+    assert len(norms) == 4 and norms[0][0] > 1
+    for before, after in norms:
+        assert (before, after) == pytest.approx((norms[0][0], 1.0), rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run_stage):
+    run_stage(sft)
+    with pytest.raises(UserError, match="the loss of step .* is (nan|inf): lower --lr"):
+        run_stage(reward, lr=1e30, steps=9)
