@@ -27,9 +27,15 @@ def launch(main, Config):
 
 def start(cfg):
     """Check the flags that all stages share, seed the generators, return (the run's folder, device)."""
-    for name, least in (("steps", 1), ("batch_size", 1), ("lr", 0), ("temperature", 0)):
-        if hasattr(cfg, name) and not getattr(cfg, name) >= least:
-            raise UserError(f"--{name} {getattr(cfg, name)}: must be at least {least}")
+    for names, least, above in (
+            ("steps batch_size epochs minibatches max_new_tokens samples prompts best_of", 1, False),
+            ("n_layer n_head n_embd sample_every save_every", 1, False), ("block_size normalise_samples", 2, False),
+            ("lr pretrain_lr critic_lr pretrain_steps kl_target", 0, False),
+            ("temperature clip value_clip kl_horizon", 0, True)):
+        for name in names.split():
+            value = getattr(cfg, name, None)
+            if value is not None and not (value > least if above else value >= least):
+                raise UserError(f"--{name} {value}: must be {'above' if above else 'at least'} {least}")
     torch.manual_seed(cfg.seed)
     random.seed(cfg.seed)
     try:

@@ -57,6 +57,8 @@ class KVCache:
 class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
+        if config.n_embd % config.n_head:
+            raise UserError(f"{config.n_embd} channels can't be shared out evenly among {config.n_head} heads")
         self.n_head = config.n_head
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)   # queries, keys and values in one
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
