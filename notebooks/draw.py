@@ -35,7 +35,7 @@ def tokens(rows, values, note="{:.1f}", low=None, high=None, width=100, title=""
             x += size
     _, ax = plt.subplots(figsize=(width / 9, 0.6 * (line + 1) + (0.35 if title else 0.05)))
     for x, y, size, piece, value in boxes:
-        colour = "white" if value is None else plt.cm.YlOrBr(0.75 * shade(value))
+        colour = "white" if value is None else plt.cm.YlOrBr(0.55 * min(max(shade(value), 0.0), 1.0))
         ax.add_patch(Rectangle((x, y), size, 0.88, facecolor=colour, edgecolor="0.6"))
         ax.text(x + size / 2, y + (0.44 if value is None or not note else 0.3), piece, ha="center", va="center", fontsize=9)
         if value is not None and note:
