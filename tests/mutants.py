@@ -1,0 +1,255 @@
+"""Wrong versions of the code, one line each, that the tests must catch.
+
+    python tests/mutants.py                 all of them: one run of the fast tests each, until the first failure
+    python tests/mutants.py ppo gae         only those whose file or name contains one of the words
+
+Every line below has been a bug somewhere, in well-known code or nearly so: most of them leave a run that
+finishes, a reward that rises a little, and results that are wrong. Prints which test caught which, and
+exits with 1 if any survives, or if a line to be changed is no longer in the code exactly once.
+"""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+# (file, what is wrong, the right text, the wrong text)
+MUTANTS = [
+    # ------------------------------------------------------------------------- gpt.py
+    ("gpt.py", "positions ignore the padding", "position = (mask.cumsum(1) - mask.long())[:, -T:]",
+     "position = torch.arange(S, device=ids.device).expand(len(ids), S)[:, -T:]"),
+    ("gpt.py", "positions start at one", "(mask.cumsum(1) - mask.long())[:, -T:]", "mask.cumsum(1)[:, -T:]"),
+    ("gpt.py", "with a cache, positions start again", "- mask.long())[:, -T:]", "- mask.long())[:, :T]"),
+    ("gpt.py", "tokens see the future", "(key <= query) & mask", "(key < S) & mask"),
+    ("gpt.py", "tokens do not see themselves", "(key <= query) & mask[:, None, :] | (key == query)", "(key < query) & mask[:, None, :]"),
+    ("gpt.py", "pads are attended to", "(key <= query) & mask[:, None, :] | (key == query)", "((key <= query) | mask[:, None, :] & False)[None]"),
+    ("gpt.py", "a pad sees nothing, not even itself: NaN", " | (key == query)", ""),
+    ("gpt.py", "a cached query forgets how far it is", "torch.arange(S - T, S, device", "torch.arange(T, device"),
+    ("gpt.py", "queries and keys change places", "q, k, v = (part", "k, q, v = (part"),
+    ("gpt.py", "exact GELU instead of GPT-2's", 'approximate="tanh"', 'approximate="none"'),
+    ("gpt.py", "the first residual connection is cut", "x = x + self.attn(", "x = self.attn("),
+    ("gpt.py", "the second branch reads the first norm", "self.mlp(self.ln_2(x))", "self.mlp(self.ln_1(x))"),
+    ("gpt.py", "the last norm is forgotten", "return self.ln_f(x)  ", "return x  "),
+    ("gpt.py", "branches are not scaled with depth at the start", "else 1\n                nn.init", "else 1; branch = 1\n                nn.init"),
+    ("gpt.py", "the cache overwrites its last entry", "end = self.length + k.shape[2]", "end = max(k.shape[2], self.length)"),
+    ("gpt.py", "top-k in sampling, and not in the log-probabilities", "torch.multinomial(logprobs.exp(), 1)",
+     "torch.multinomial(logprobs.exp() * (logprobs >= logprobs.topk(4)[0][:, -1:]), 1)"),
+    ("gpt.py", "temperature in sampling only", "logprobs.gather(1, token)))", "F.log_softmax(logits, -1).gather(1, token)))"),
+    ("gpt.py", "temperature multiplies", "logits / (temperature or 1.0)", "logits * (temperature or 1.0)"),
+    ("gpt.py", "the end token is no action", "steps.append((token, alive[:, None],",
+     "steps.append((token, (alive & (token[:, 0] != self.config.eos_token_id))[:, None],"),
+    ("gpt.py", "generation goes on after the end", "alive = alive & (token", "alive = alive | (token"),
+    ("gpt.py", "generation runs to the limit although all have ended", "while alive.any() and len(steps)", "while len(steps)"),
+    ("gpt.py", "what follows the end is attended to", "mask = torch.cat([mask, alive[:, None]], dim=1)", "mask = torch.cat([mask, alive[:, None] | True], dim=1)"),
+    ("gpt.py", "the score is read at the last column", "(mask * positions).argmax(dim=1)", "(positions + 0 * mask).argmax(dim=1)"),
+    ("gpt.py", "the score is read one token early", "torch.arange(len(ids), device=ids.device), last]", "torch.arange(len(ids), device=ids.device), last - 1]"),
+    ("gpt.py", "the score is read at the first pad id", "(mask * positions).argmax(dim=1)", "((ids != 0) * positions).argmax(dim=1)"),
+    ("gpt.py", "the score is a mean over all positions",
+     "return self(ids, mask)[torch.arange(len(ids), device=ids.device), last]", "return self(ids, mask).mean(1)"),
+    ("gpt.py", "the reward is not normalised", "return (raw - self.config.reward_mean) / self.config.reward_std", "return raw"),
+    ("gpt.py", "the reward is scaled the wrong way", ") / self.config.reward_std", ") * self.config.reward_std"),
+    ("gpt.py", "weights are stored as nn.Linear has them", 'name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))', "False"),
+    ("gpt.py", "the pad id of a reward model is the end token", '"pad_token_id": 0}', '"pad_token_id": self.config.eos_token_id}'),
+    ("gpt.py", "the fitted mean and deviation are not saved", "config = asdict(self.config)",
+     'config = {**asdict(self.config), "reward_mean": 0.0, "reward_std": 1.0}'),
+    ("gpt.py", "log-probabilities in half precision", "F.log_softmax(logits.float(), dim=-1).gather(-1, ids", "F.log_softmax(logits, dim=-1).gather(-1, ids"),
+    ("gpt.py", "gradients are kept while sampling", "    @torch.no_grad()\n    def generate", "    def generate"),
+    # ------------------------------------------------------------------------- data
+    ("data/batches.py", "prompts are cut from the right", "prompt[-room:]", "prompt[:room]"),
+    ("data/batches.py", "room is measured by the first completion", "max(map(len, completions))", "len(completions[0])"),
+    ("data/batches.py", "prompts are padded on the right", "if left else slice(len(row))", "if False else slice(len(row))"),
+    ("data/batches.py", "masks come from ids", "mask[i, where] = True", "mask[i, where] = torch.tensor(row) != 0"),
+    ("data/batches.py", "every epoch has the same order", "seed + 1_000_003 * epoch", "seed"),
+    ("data/batches.py", "the order does not depend on the seed", "manual_seed(seed + 1", "manual_seed(1"),
+    ("data/batches.py", "the first batch of an epoch comes every time", "order[position * size:(position + 1) * size]", "order[:size]"),
+    ("data/tokenizer.py", "completions have no end", "self.encoding.encode_ordinary(completion) + [self.eos]", "self.encoding.encode_ordinary(completion)"),
+    ("data/tokenizer.py", "a text can spell the end token", "prompt_ids = self.encoding.encode_ordinary(prompt)",
+     'prompt_ids = self.encoding.encode(prompt, allowed_special="all")'),
+    ("data/tokenizer.py", "prompt and completion are encoded together",
+     "return prompt_ids, self.encoding.encode_ordinary(completion) + [self.eos]",
+     "return prompt_ids, self.encoding.encode_ordinary(prompt + completion)[len(prompt_ids):] + [self.eos]"),
+    ("data/tokenizer.py", "the fingerprint is not compared", 'config.get("tokenizer_fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint', "False"),
+    ("data/jsonl.py", "dialogues are split at the first answer", "row[key].rpartition(TURN)", "row[key].partition(TURN)"),
+    ("data/jsonl.py", "chosen and rejected change places in the data", 'or [row["chosen"], row["rejected"]]', 'or [row["rejected"], row["chosen"]]'),
+    ("data/jsonl.py", "equal replies are kept", "dict.fromkeys(ranking) if", "ranking if"),
+    ("data/jsonl.py", "different prompts make a pair", "if prompt != other:", "if False:"),
+    ("data/__init__.py", "a prompt is in training and in test", "if key not in held_out]", "if True]"),
+    ("data/__init__.py", "demonstrations are the worst answers", "(prompt, ranking[0])", "(prompt, ranking[-1])"),
+    # ------------------------------------------------------------------------- common.py
+    ("common.py", "the learning rate starts at zero", "(step + 1) / max(1, warmup * steps)", "step / max(1, warmup * steps)"),
+    ("common.py", "the learning rate does not decay", "(1 - done) / (1 - warmup), 1.0)", "1.0)"),
+    ("common.py", "the learning rate is computed and not used", 'group["lr"] = rate', 'group["lr"] = group["lr"]'),
+    ("common.py", "random numbers are not restored", 'torch.set_rng_state(state.pop("rng"))', 'state.pop("rng")'),
+    ("common.py", "a crash leaves half a file", 'temporary = path.parent / f".{path.name}.{os.getpid()}"', "temporary = path"),
+    # ------------------------------------------------------------------------- sft.py
+    ("sft.py", "prompts are learned, too", "learned = mask & (torch.arange(ids.shape[1], device=device) >= prompts[:, None])", "learned = mask"),
+    ("sft.py", "pads are learned", "learned = mask & (torch", "learned = (torch"),
+    ("sft.py", "the first token of the completion is not learned", ">= prompts[:, None]", "> prompts[:, None]"),
+    ("sft.py", "the end token is not learned", "targets = learned[:, 1:]", "targets = learned[:, 1:] & (ids[:, 1:] != model.config.eos_token_id)"),
+    ("sft.py", "each token is to predict itself", "ids[:, 1:][targets])", "ids[:, :-1][targets])"),
+    ("sft.py", "the mask is one token off", "[:, :-1][targets])                          # (N, V)", "[:, 1:][targets])"),
+    ("sft.py", "the model does not know the padding", "model.transformer(ids, mask)[:, :-1]", "model.transformer(ids.flip(1)).flip(1)[:, :-1]"),
+    ("sft.py", "gradients are clipped after the step", "optimizer.step()\n        optimizer.zero_grad()", "optimizer.zero_grad()\n        optimizer.step()"),
+    ("sft.py", "gradients pile up", "        optimizer.zero_grad()\n", ""),
+    ("sft.py", "gradients are not clipped", "clip_grad_norm_(model.parameters(), 1.0)", "clip_grad_norm_(model.parameters(), 1e9)"),
+    ("sft.py", "the optimiser is not restored", '        optimizer.load_state_dict(state["optimizer"])\n', ""),
+    ("sft.py", "a resumed run starts from step 0", 'first = state["step"]', "first = 0"),
+    ("sft.py", "the SFT model starts from nothing", "train(model, texts, [], run / \"base\"", "train(GPT(model.config), texts, [], run / \"base\""),
+    ("sft.py", "the held-out loss weighs batches and not tokens", "weights = [sum(len(completion) for _, completion in batch) for", "weights = [1 for"),
+    # ------------------------------------------------------------------------- reward.py
+    ("reward.py", "the sign of the pairwise loss", "-F.logsigmoid(chosen - rejected)", "-F.logsigmoid(rejected - chosen)"),
+    ("reward.py", "log of sigmoid: infinite, then NaN", "-F.logsigmoid(chosen - rejected).mean()", "-torch.log(torch.sigmoid(chosen - rejected)).mean()"),
+    ("reward.py", "chosen and rejected change places", "return scores[better], scores[worse]", "return scores[worse], scores[better]"),
+    ("reward.py", "only neighbours of a ranking count", "combinations(range(first, first + len(ranking)), 2)", "zip(range(first, first + len(ranking) - 1), range(first + 1, first + len(ranking)))"),
+    ("reward.py", "rankings after the first are misread", "first += len(ranking)", "first += 1"),
+    ("reward.py", "a tie counts as a hit", "(chosen > rejected).sum()", "(chosen >= rejected).sum()"),
+    ("reward.py", "completions are scored without their end", 'tokenizer.encode("", completion)[1] for', 'tokenizer.encode("", completion)[1][:-1] for'),
+    ("reward.py", "normalised on top of the last normalisation", "    model.config.reward_mean, model.config.reward_std = 0.0, 1.0\n", ""),
+    ("reward.py", "the normalisation reads the prompts' padding", "torch.cat([mask, response_mask], 1)))", "torch.ones_like(torch.cat([mask, response_mask], 1))))"),
+    ("reward.py", "only the mean is normalised", "scores.mean().item(), scores.std().item()", "scores.mean().item(), 1.0"),
+    ("reward.py", "the reward model does not start from the SFT model", "model = ScalarGPT.from_pretrained(sft_folder).to(device)", "model = ScalarGPT(sft.config).to(device)"),
+    ("reward.py", "gradients pile up", "        optimizer.zero_grad()\n", ""),
+    ("reward.py", "the optimiser is not restored", '        optimizer.load_state_dict(state["optimizer"])\n', ""),
+    ("reward.py", "the reward model is saved before it is normalised",
+     "    return model.config.reward_mean, model.config.reward_std\n",
+     "    got = model.config.reward_mean, model.config.reward_std\n    model.config.reward_mean, model.config.reward_std = 0.0, 1.0\n    return got\n"),
+    # ------------------------------------------------------------------------- ppo.py
+    ("ppo.py", "means over padding", "return x.where(mask.bool(), 0.0).sum() / mask.sum()", "return (x * mask).mean()"),
+    ("ppo.py", "means of rows and not of tokens", "return x.where(mask.bool(), 0.0).sum() / mask.sum()", "return ((x * mask).sum(1) / mask.sum(1)).mean()"),
+    ("ppo.py", "whitening over padding", "    mean = masked_mean(x, mask)\n", "    mean, mask = x.mean(), torch.ones_like(mask)\n"),
+    ("ppo.py", "whitening by the variance", "torch.rsqrt(variance + 1e-8)", "(1 / (variance + 1e-8))"),
+    ("ppo.py", "whitening never shifts", "whitened if shift_mean else", "whitened + mean if shift_mean else"),
+    ("ppo.py", "the KL has the wrong sign", "d = ref_logprobs - logprobs", "d = logprobs - ref_logprobs"),
+    ("ppo.py", "k3 with the ratio reversed", "torch.expm1(d) - d", "torch.expm1(-d) + d"),
+    ("ppo.py", "k2 without its half", "d ** 2 / 2", "d ** 2"),
+    ("ppo.py", "the penalty is k3", 'estimator="k1"', 'estimator="k3"'),
+    ("ppo.py", "GAE forgets λ", "advantage = delta + gamma * lam * advantage", "advantage = delta + gamma * advantage"),
+    ("ppo.py", "GAE forgets γ in λγ", "advantage = delta + gamma * lam * advantage", "advantage = delta + lam * advantage"),
+    ("ppo.py", "GAE forgets γ at the next value", "rewards[:, t] + gamma * next_value", "rewards[:, t] + next_value"),
+    ("ppo.py", "the terminal value is not zero", "advantage, next_value = 0.0, 0.0", "advantage, next_value = 0.0, values[:, -1]"),
+    ("ppo.py", "GAE runs forwards", "reversed(range(rewards.shape[1]))", "range(rewards.shape[1])"),
+    ("ppo.py", "returns without the values", "return advantages, advantages + values", "return advantages, advantages"),
+    ("ppo.py", "the policy loss has the wrong sign", "plain, clipped = -advantages * ratio, -advantages", "plain, clipped = advantages * ratio, advantages"),
+    ("ppo.py", "min for max in the policy loss", "masked_mean(torch.maximum(plain, clipped), mask), masked_mean((clipped > plain).float(), mask)\n\n\ndef value_loss",
+     "masked_mean(torch.minimum(plain, clipped), mask), masked_mean((clipped > plain).float(), mask)\n\n\ndef value_loss"),
+    ("ppo.py", "the ratio is clipped on one side", "ratio.clamp(1 - clip, 1 + clip)", "ratio.clamp(max=1 + clip)"),
+    ("ppo.py", "the clip does nothing", "ratio.clamp(1 - clip, 1 + clip)", "ratio"),
+    ("ppo.py", "the ratio is upside down", "torch.exp((logprobs - old_logprobs)", "torch.exp((old_logprobs - logprobs)"),
+    ("ppo.py", "min for max in the value loss", "0.5 * masked_mean(torch.maximum(plain, clipped), mask)", "0.5 * masked_mean(torch.minimum(plain, clipped), mask)"),
+    ("ppo.py", "the value loss without its half", "return 0.5 * masked_mean(", "return masked_mean("),
+    ("ppo.py", "values are clipped around the returns", "torch.clamp(values, old_values - clip, old_values + clip)", "torch.clamp(values, returns - clip, returns + clip)"),
+    ("ppo.py", "β follows the KL the wrong way", "kl / target - 1", "1 - kl / target"),
+    ("ppo.py", "β moves without a limit", "min(max(kl / target - 1, -0.2), 0.2)", "kl / target - 1"),
+    ("ppo.py", "the actor's logits are one token late", "model.transformer(ids, mask)[:, -R - 1:-1]", "model.transformer(ids, mask)[:, -R:]"),
+    ("ppo.py", "temperature is forgotten in scoring", "model.head(states).float() / temperature", "model.head(states).float()"),
+    ("ppo.py", "the critic is read one token late", "critic(ids, mask)[:, -R - 1:-1]", "critic(ids, mask)[:, -R:]"),
+    ("ppo.py", "the critic is read one token early", "critic(ids, mask)[:, -R - 1:-1]", "critic(ids, mask)[:, -R - 2:-2]"),
+    ("ppo.py", "the reward model reads the prompt alone", "reward_model.reward(ids, mask)", "reward_model.reward(ids[:, :-R], mask[:, :-R])"),
+    ("ppo.py", "no penalty for a missing end", "torch.where(ended, reward_model.reward(ids, mask), cfg.missing_eos_score)", "reward_model.reward(ids, mask)"),
+    ("ppo.py", "an end in the prompt counts", "ended = tokens[rows, last] == actor.config.eos_token_id", "ended = (ids == actor.config.eos_token_id).any(1)"),
+    ("ppo.py", "the end is looked for in the last column", "ended = tokens[rows, last] ==", "ended = tokens[:, -1] =="),
+    ("ppo.py", "KL is earned and not paid", "rewards = -kl_coef * kl_penalty", "rewards = kl_coef * kl_penalty"),
+    ("ppo.py", "KL is paid for what stands after the end", "logprobs * response_mask, ref_logprobs * response_mask", "logprobs, ref_logprobs"),
+    ("ppo.py", "the score lands on a pad", "rewards[rows, last] += scores", "rewards[:, -1] += scores"),
+    ("ppo.py", "the score lands one token early", "rewards[rows, last] += scores", "rewards[rows, last - 1] += scores"),
+    ("ppo.py", "every token gets the score", "rewards[rows, last] += scores", "rewards += scores[:, None] * response_mask"),
+    ("ppo.py", "the score replaces the last token's KL", "rewards[rows, last] += scores", "rewards[rows, last] = scores"),
+    ("ppo.py", "values beyond the end are kept", "state_values(critic, ids, mask, R) * response_mask", "state_values(critic, ids, mask, R)"),
+    ("ppo.py", "γ and λ change places", "gae(rewards, values, cfg.gamma, cfg.lam)", "gae(rewards, values, cfg.lam, cfg.gamma)"),
+    ("ppo.py", "advantages are not whitened", "advantages = whiten(advantages, response_mask) * response_mask", "advantages = advantages * response_mask"),
+    ("ppo.py", "returns are computed after whitening", "advantages = whiten(advantages, response_mask) * response_mask",
+     "advantages = whiten(advantages, response_mask) * response_mask; returns = advantages + values"),
+    ("ppo.py", "the reference is the actor itself", "action_logits(reference, ids, mask, R, cfg.temperature)", "action_logits(actor, ids, mask, R, cfg.temperature)"),
+    ("ppo.py", "one epoch whatever is asked", "for _ in range(cfg.epochs):", "for _ in range(1):"),
+    ("ppo.py", "the same order in every epoch", "torch.randperm(len(experience.ids)).chunk", "torch.arange(len(experience.ids)).chunk"),
+    ("ppo.py", "advantages instead of returns for the critic", "value_loss(values, batch.values, batch.returns, mask", "value_loss(values, batch.values, batch.advantages, mask"),
+    ("ppo.py", "the critic's clip is the actor's", "batch.returns, mask, cfg.value_clip)", "batch.returns, mask, cfg.clip * 0)"),
+    ("ppo.py", "the actor's loss counts padding", "policy_loss(logprobs, batch.logprobs, batch.advantages, mask, cfg.clip)",
+     "policy_loss(logprobs, batch.logprobs, batch.advantages, torch.ones_like(mask), cfg.clip)"),
+    ("ppo.py", "the critic never steps", "critic_norm = take_step(critic, critic_optimizer, critic_loss)", "critic_norm = torch.tensor(0.0)"),
+    ("ppo.py", "the ratio is not checked", "            if taken == 0:\n", "            if False:\n"),
+    ("ppo.py", "clip before backward", "    loss.backward()\n    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n",
+     "    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n    loss.backward()\n"),
+    ("ppo.py", "gradients pile up", "    optimizer.zero_grad()\n    return norm", "    return norm"),
+    ("ppo.py", "a loss of NaN goes unnoticed", "if not torch.isfinite(loss):", "if False:"),
+    ("ppo.py", "entropy of unnormalised logits", "logits.logsumexp(-1) -", "logits.exp().sum(-1).sqrt().log() -"),
+    ("ppo.py", "the KL at step 0 is not checked", "        if step == 0:\n", "        if step < 0:\n"),
+    ("ppo.py", "a KL below zero never stops the run", "if negatives == 3:", "if negatives == 4:"),
+    ("ppo.py", "a KL below zero by chance stops the run", "kl.mean() < -2 * kl.std() / len(kl) ** 0.5", "kl.mean() < 0"),
+    ("ppo.py", "the reported KL is a mean over tokens", "kl = (experience.logprobs - experience.ref_logprobs).sum(1)  ", "kl = (experience.logprobs - experience.ref_logprobs).mean(1)  "),
+    ("ppo.py", "the reference is trained along", "actor, reference = (GPT.from_pretrained(sft).to(device) for _ in range(2))",
+     "actor = reference = GPT.from_pretrained(sft).to(device)"),
+    ("ppo.py", "the reward model is trained along", "critic, reward_model = (ScalarGPT.from_pretrained(rm).to(device) for _ in range(2))",
+     "critic = reward_model = ScalarGPT.from_pretrained(rm).to(device)"),
+    ("ppo.py", "the critic starts from the SFT model", "critic, reward_model = (ScalarGPT.from_pretrained(rm).to(device) for _ in range(2))",
+     "critic, reward_model = (ScalarGPT.from_pretrained(folder).to(device) for folder in (sft, rm))"),
+    ("ppo.py", "the reference is not frozen", "    reference.requires_grad_(False)\n", ""),
+    ("ppo.py", "both betas the same", "betas=(0.9, 0.95)", "betas=(0.9, 0.9)"),
+    ("ppo.py", "one learning rate for both networks", "set_learning_rate(optimizers[1], cfg.critic_lr, step", "set_learning_rate(optimizers[1], cfg.lr, step"),
+    ("ppo.py", "prompts are padded on the right", "step, cfg.seed), left=True, device=device)   # (B, P)", "step, cfg.seed), device=device)   # (B, P)"),
+    ("ppo.py", "prompts are cut from the right", "tokenizer.encode(prompt)[-room:]", "tokenizer.encode(prompt)[:room]"),
+    ("ppo.py", "β is steered by the KL of a token", "adapt_kl_coef(kl_coef, kl.sum(1).mean().item()", "adapt_kl_coef(kl_coef, kl.mean().item()"),
+    ("ppo.py", "β never changes", "            kl_coef = adapt_kl_coef(", "            adapt_kl_coef("),
+    ("ppo.py", "β is forgotten when resuming", 'first, kl_coef, negatives, before = state["step"], state["kl_coef"]', 'first, kl_coef, negatives, before = state["step"], kl_coef'),
+    ("ppo.py", "the critic's optimiser is not restored", '("critic_optimizer", optimizers[1])):', '("critic", critic)):'),
+    ("ppo.py", "the actor's optimiser is not restored", '("actor_optimizer", optimizers[0]),', '("actor", actor),'),
+    ("ppo.py", "the critic is saved as the actor", "    finish(actor, tokenizer, folder)", "    finish(critic, tokenizer, folder)"),
+    # ------------------------------------------------------------------------- evaluate.py
+    ("evaluate.py", "ties are wins", "1.0 if a.score > b.score", "1.0 if a.score >= b.score"),
+    ("evaluate.py", "the best of n is chosen by the judge", "key=lambda answer: answer.proxy", "key=lambda answer: answer.score"),
+    ("evaluate.py", "answers count as independent in the interval", "torch.tensor([mean(group) for group in points.values()])", "torch.tensor(flat)"),
+    ("evaluate.py", "KL over what stands after the end", "((logprobs - sft_logprobs) * response_mask).sum(1)", "(logprobs - sft_logprobs).sum(1)"),
+    # ------------------------------------------------------------------------- the toy
+    ("data/toy.py", "people prefer the worse answer", "felt[text] = 2 * judge(prompt, text)", "felt[text] = -2 * judge(prompt, text)"),
+    ("data/toy.py", "people never err", "- math.log(-math.log(rng.random()))", ""),
+    ("data/toy.py", "test prompts are practised on", "(test if p == kept else train).append", "(test if p == kept else train).append(dialogue(fact.question(p))) or train.append"),
+]
+
+
+def find(file, right):
+    """The source that holds `right` exactly once. Raises ValueError if it does not."""
+    source = (ROOT / file).read_text()
+    if source.count(right) != 1:
+        raise ValueError(f"{file} has {right!r} {source.count(right)} times, not once: bring tests/mutants.py up to date")
+    return source
+
+
+def killer(mutant):
+    """The test that fails when the mutant stands in a copy of the tree; None if all pass."""
+    file, _, right, wrong = mutant
+    source = find(file, right)
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "out", "toy", "__pycache__"))
+        (tree / file).write_text(source.replace(right, wrong))
+        # This file's own test would see any change; the tests named after the changed file come first.
+        tests = sorted((str(path.relative_to(tree)) for path in tree.glob("tests/test_*.py") if path.name != "test_mutants.py"),
+                       key=lambda name: ("optimum" in name, Path(file).stem not in name, name))
+        run = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider",
+                              "-m", "not slow and not notebooks", *tests],
+                             cwd=tree, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        if run.returncode == 0:
+            return None
+        failed = [line.split(" ", 2)[1] for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return failed[0].removeprefix("tests/") if failed else f"pytest exit code {run.returncode}"
+
+
+def main(wanted):
+    mutants = [m for m in MUTANTS if not wanted or any(word in m[0] or word in m[1] for word in wanted)]
+    for file, _, right, _ in mutants:
+        find(file, right)
+    survivors = 0
+    with ThreadPoolExecutor(int(os.environ.get("WORKERS", os.cpu_count()))) as pool:
+        for mutant, caught in zip(mutants, pool.map(killer, mutants)):
+            survivors += caught is None
+            print(f"{mutant[0]:18} {mutant[1]:58} {caught or 'SURVIVED'}", flush=True)
+    print(f"{len(mutants) - survivors} of {len(mutants)} caught")
+    sys.exit(survivors > 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
