@@ -84,9 +84,10 @@ class Log:
 
     def __call__(self, step, metrics, show=()):
         """Log a dict of numbers; those named in `show` also stand on the progress bar."""
+        metrics = {key: torch.as_tensor(value).item() for key, value in metrics.items()}
         for key, value in metrics.items():
-            self.writer.add_scalar(key, float(value), step)
-        self.bar.set_postfix({key.split("/")[-1]: f"{float(metrics[key]):.3g}" for key in show}, refresh=False)
+            self.writer.add_scalar(key, value, step)
+        self.bar.set_postfix({key.split("/")[-1]: f"{metrics[key]:.3g}" for key in show}, refresh=False)
         self.bar.update()
 
     def text(self, step, name, text):
