@@ -1,4 +1,8 @@
-"""Pictures of tokens: the one kind of plot that matplotlib does not have."""
+"""Pictures of tokens: the one kind of plot that matplotlib does not have.
+
+`tokens` draws lines of text with a number for each token, `table` a grid with one row for each token,
+`experience` the grid of one answer of a rollout.
+"""
 import matplotlib.pyplot as plt
 from cycler import cycler
 from matplotlib.colors import Normalize
@@ -53,9 +57,9 @@ def table(row_names, columns, title=""):
     for j, name in enumerate(names):
         largest = max(max(abs(float(value)) for value in columns[name]), 1e-9)
         for i, value in enumerate(columns[name]):
-            strength = 0.6 * abs(float(value)) / largest if largest > 5e-4 else 0
-            colour = (plt.cm.Oranges if value > 0 else plt.cm.Blues)(strength)
-            ax.add_patch(Rectangle((j, i), 1, 1, facecolor=colour, edgecolor="white"))
+            strength = 0.6 * abs(float(value)) / largest
+            colour = (plt.cm.Oranges if value > 0 else plt.cm.Blues)(strength) if abs(value) > 5e-4 else "white"
+            ax.add_patch(Rectangle((j, i), 1, 1, facecolor=colour, edgecolor="0.85"))
             ax.text(j + 0.5, i + 0.53, f"{float(value):.3f}".replace("-0.000", "0.000"), ha="center", va="center", fontsize=9)
         ax.text(j + 0.5, -0.25, name, ha="center", va="bottom", fontsize=9)
     for i, name in enumerate(row_names):
@@ -63,3 +67,15 @@ def table(row_names, columns, title=""):
     ax.set(xlim=(-1.6, len(names)), ylim=(rows, -1.1), title=title)
     ax.axis("off")
     plt.show()
+
+
+def experience(tokenizer, e, row, advantages):
+    """The table of one answer of the Experience `e`: all numbers of its actions, and the (B, R)
+    `advantages` before they were whitened."""
+    actions = e.response_mask.sum(1)[row].item()
+    start = e.ids.shape[1] - e.response_mask.shape[1]                   # of the answer, after the padded prompt
+    columns = {"log π": e.logprobs, "log π ref": e.ref_logprobs, "KL": e.logprobs - e.ref_logprobs, "reward": e.rewards,
+               "value": e.values, "A (GAE)": advantages, "A whitened": e.advantages, "return": e.returns}
+    question = tokenizer.decode(e.ids[row, :start][e.mask[row, :start]].tolist())
+    table(pieces(tokenizer, e.ids[row, start:start + actions].tolist()),
+          {name: column[row, :actions].tolist() for name, column in columns.items()}, title=question.strip().split("\n")[0])
