@@ -44,3 +44,16 @@ def run_stage(world):
         script.main(script.Config(**{**world, **defaults, **flags}))
         return common.run_folder(script.Config(**world))
     return run
+
+
+@pytest.fixture
+def optimizers(monkeypatch):
+    """Every AdamW that is made from here on."""
+    made = []
+
+    class Recorded(torch.optim.AdamW):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self)
+    monkeypatch.setattr(torch.optim, "AdamW", Recorded)
+    return made

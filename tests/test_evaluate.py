@@ -1,7 +1,6 @@
 """evaluate.py: who wins, by how much, and how sure that is."""
 import json
 import math
-import sys
 
 import pytest
 import torch
@@ -76,7 +75,7 @@ def test_each_answer_is_measured_as_if_it_were_alone():
 def test_without_a_judge_the_reward_model_marks_and_the_report_says_so(run_stage, world, tmp_path, capsys):
     for script in (sft, reward, ppo):
         run_stage(script)
-    evaluate.main(evaluate.Config(**world, max_new_tokens=6, samples=2, best_of=3, json="deep/numbers.json"))
+    evaluate.main(evaluate.Config(**world, max_new_tokens=6, samples=16, best_of=3, json="deep/numbers.json"))
     report = json.loads((tmp_path / "deep/numbers.json").read_text())
     assert report["judge"] == "reward_model" and "judge: reward_model" in capsys.readouterr().out
     assert list(report["models"]) == ["base", "sft", "best_of_n", "ppo"]
@@ -87,3 +86,4 @@ def test_without_a_judge_the_reward_model_marks_and_the_report_says_so(run_stage
     for row in report["win_rates"].values():
         assert row["win"] + row["tie"] + row["loss"] == pytest.approx(1) and row["ci95"][0] <= row["rate"] <= row["ci95"][1]
     assert report["models"]["best_of_n"]["proxy"] > report["models"]["sft"]["proxy"]
+    assert report["win_rates"]["best_of_n_vs_sft"]["rate"] > 0.5

@@ -267,6 +267,19 @@ def test_each_network_has_its_own_adamw_with_two_betas_and_its_own_rate(run_stag
     assert seen[3]["rates"] == pytest.approx((0.02 * 0.25 / 0.95, 0.03 * 0.25 / 0.95))
 
 
+def test_every_rollout_answers_other_prompts_until_all_are_answered(run_stage, trained, seen):
+    run_stage(ppo)
+    rows = [str(row[keep].tolist()) for call in seen[:3] for row, keep in zip(call["prompts"], call["mask"])]
+    assert len(set(rows)) == 18
+
+
+def test_the_defaults_are_the_usual_ones():
+    cfg = ppo.Config()
+    assert (cfg.kl_coef, cfg.gamma, cfg.lam, cfg.clip, cfg.value_clip) == (0.05, 1.0, 0.95, 0.2, 0.2)
+    assert (cfg.temperature, cfg.missing_eos_score, cfg.kl_target) == (1.0, -1.0, 0.0)
+    assert cfg.epochs * cfg.minibatches > 1                     # with one step a rollout the clip would be inert
+
+
 def test_the_kl_coefficient_stays_unless_it_has_a_target(run_stage, trained, seen):
     run_stage(ppo, kl_coef=0.3)
     assert [call["kl_coef"] for call in seen] == [0.3] * 4

@@ -1,5 +1,6 @@
 """A run that was stopped and resumed is the run that was never stopped, bit for bit."""
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +49,17 @@ def test_four_steps_are_two_and_two_more_after_resuming(run_stage, quiet, monkey
     assert all(path.read_text() == text for path, text in configs.items())
     assert quiet.runs[stage] == whole_log                       # every metric and every sample text, too
     assert not list(run.rglob("resume.pt"))                     # nothing is left to resume
+
+
+def test_the_same_seed_is_the_same_run_and_another_seed_another(run_stage):
+    runs = []
+    for folder, seed in (("one", 1), ("again", 1), ("two", 2)):
+        for script in (sft, reward, ppo):
+            torch.rand(5)                                       # whatever was drawn before
+            run_stage(script, run=folder, seed=seed)
+        runs.append(weights(Path(folder)))
+    assert all(torch.equal(tensor, runs[1][name]) for name, tensor in runs[0].items())
+    assert not any(torch.equal(tensor, runs[2][name]) for name, tensor in runs[0].items() if "wte" in name)
 
 
 def test_a_run_that_stopped_while_answering_is_not_read_to_again(run_stage, quiet):

@@ -117,6 +117,33 @@ def test_training_raises_the_accuracy_and_says_what_to_compare_it_with(run_stage
     assert re.search(r"held-out accuracy 100.0% of 1 .*\(chance 50%, the longer one wins 66.7%\)", out)
 
 
+def test_every_step_reads_other_comparisons_with_adamw(run_stage, optimizers, monkeypatch):
+    run_stage(sft)
+    read = []
+
+    def spy(net, examples, device=None):
+        read.append([str(example) for example in examples])
+        return score_pairs(net, examples, device)
+    monkeypatch.setattr(reward, "score_pairs", spy)
+    run_stage(reward)
+    assert len({example for batch in read[:4] for example in batch}) == 16
+    group = optimizers[-1].param_groups[0]
+    assert (group["betas"], group["weight_decay"]) == ((0.9, 0.95), 0.0)
+
+
+def test_the_answers_that_normalise_follow_the_end_of_long_prompts(run_stage, monkeypatch):
+    run, seen = run_stage(sft), []
+
+    def spy(net, start, prompts, cfg, device):
+        seen.extend(prompts)
+        return fit_normalisation(net, start, prompts, cfg, device)
+    monkeypatch.setattr(reward, "fit_normalisation", spy)
+    run_stage(reward, max_new_tokens=61, normalise_samples=7)   # 64 positions: 3 tokens of prompt
+    tokenizer = reward.Tokenizer.load(run / "sft")
+    assert len(seen) == 7
+    assert all(len(prompt) == 3 and tokenizer.decode(prompt).endswith("?\n\nAssistant:") for prompt in seen)
+
+
 def test_gradients_are_clipped_to_one_and_zeroed_in_the_loop(run_stage, monkeypatch):
     run_stage(sft)
     clip, norms = torch.nn.utils.clip_grad_norm_, []

@@ -116,6 +116,30 @@ def test_from_a_folder_it_answers_at_once_and_keeps_its_vocabulary(run_stage, qu
     assert (run.parent / "other/sft/tokenizer.tiktoken").read_text() == (run / "base/tokenizer.tiktoken").read_text()
 
 
+def test_a_model_with_fewer_positions_than_asked_for_reads_only_as_far(run_stage):
+    run = run_stage(sft, block_size=10)
+    run_stage(sft, init=str(run / "base"), run="other", block_size=64)
+    assert GPT.from_pretrained("other/sft").config.block_size == 10
+
+
+def test_every_step_reads_other_examples_until_all_are_read(run_stage, monkeypatch):
+    read = []
+
+    def spy(net, examples, device=None):
+        read.append([str(example) for example in examples])
+        return sft_loss(net, examples, device)
+    monkeypatch.setattr(sft, "sft_loss", spy)
+    run_stage(sft, pretrain_steps=4, steps=4, batch_size=4)
+    for epoch in (read[:4], read[4:8]):
+        assert len({example for batch in epoch for example in batch}) == 16
+
+
+def test_every_loop_uses_adamw_with_two_betas_and_no_decay(run_stage, optimizers):
+    run_stage(sft)
+    assert [optimizer.param_groups[0]["betas"] for optimizer in optimizers] == [(0.9, 0.95)] * 2
+    assert [optimizer.param_groups[0]["weight_decay"] for optimizer in optimizers] == [0.0] * 2
+
+
 def test_training_lowers_the_loss_with_a_rate_that_warms_up_and_decays(run_stage, quiet):
     run_stage(sft, steps=40, pretrain_steps=40, batch_size=8)
     for name, peak in (("base", 5e-3), ("sft", 1e-2)):

@@ -161,6 +161,23 @@ def test_files_are_written_as_rows_that_the_door_reads(monkeypatch, tmp_path):
     assert len(train.prompts) + len(test.prompts) == len(FACT_OF)
     assert data.tokenizer_for("toy").encode(" owl") != []
 
+def test_the_files_are_made_when_they_are_missing_or_older_than_their_program(monkeypatch, tmp_path):
+    import data
+    made, program = tmp_path / "toy" / "tokenizer.tiktoken", tmp_path / "toy.py"
+    made.parent.mkdir()
+    program.write_text("")
+    started = []
+    monkeypatch.setattr(data, "TOY", made.parent)
+    monkeypatch.setattr(data.subprocess, "run", lambda command, **options: started.append(command[1:]))
+    data.make_toy()
+    made.write_text("")
+    os.utime(made, (program.stat().st_mtime + 10,) * 2)
+    data.make_toy()                                             # newer than its program: nothing to do
+    os.utime(made, (program.stat().st_mtime - 10,) * 2)
+    data.make_toy()
+    assert started == [["-m", "data.toy"]] * 2
+
+
 # ----------------------------------------------------------------------------- who may know the judge
 
 TRAINING = ["sft.py", "reward.py", "ppo.py"]
