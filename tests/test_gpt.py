@@ -95,11 +95,12 @@ def test_generation_stops_when_all_rows_have_ended():
     assert ends.generate(PROMPTS, PROMPT_MASK, 12)[0].tolist() == [[EOS]] * len(PROMPTS)
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
+@pytest.mark.parametrize("temperature", [0.7, None, 1.6])
 def test_sampled_tokens_have_the_log_probabilities_they_were_sampled_with(temperature):
     """Cached, batched and left-padded against one plain pass over each row alone, at every step."""
-    gpt = model()
-    tokens, mask, logprobs = gpt.generate(PROMPTS, PROMPT_MASK, 12, temperature)
+    gpt, options = model(), {} if temperature is None else {"temperature": temperature}
+    tokens, mask, logprobs = gpt.generate(PROMPTS, PROMPT_MASK, 12, **options)
+    temperature = temperature or 1.0                            # the default
     for i, prompt in enumerate(PROMPTS):
         prompt, answer = prompt[PROMPT_MASK[i]], tokens[i][mask[i]]
         logits = gpt(torch.cat([prompt, answer])[None])[0, len(prompt) - 1:-1] / temperature

@@ -280,6 +280,28 @@ def test_the_defaults_are_the_usual_ones():
     assert cfg.epochs * cfg.minibatches > 1                     # with one step a rollout the clip would be inert
 
 
+def with_reference(monkeypatch, change):
+    """make_experience, with other log-probabilities of the reference."""
+    def changed(*args):
+        made = make_experience(*args)
+        return replace(made, ref_logprobs=change(made.ref_logprobs))
+    monkeypatch.setattr(ppo, "make_experience", changed)
+
+
+def test_a_run_whose_reference_is_not_its_actor_stops_at_step_zero(run_stage, trained, monkeypatch):
+    with_reference(monkeypatch, lambda logprobs: logprobs - 0.01)
+    with pytest.raises(UserError, match="at step 0"):
+        run_stage(ppo)
+
+
+def test_a_run_whose_kl_stays_negative_stops_at_its_third_rollout(run_stage, trained, monkeypatch, quiet):
+    monkeypatch.setattr(ppo, "check_reference", lambda kl: None)
+    with_reference(monkeypatch, lambda logprobs: logprobs + 1)
+    with pytest.raises(UserError, match="clearly negative"):
+        run_stage(ppo)
+    assert [step for step in quiet.runs["ppo"] if step != "texts"] == [0, 1]
+
+
 def test_the_kl_coefficient_stays_unless_it_has_a_target(run_stage, trained, seen):
     run_stage(ppo, kl_coef=0.3)
     assert [call["kl_coef"] for call in seen] == [0.3] * 4
