@@ -61,7 +61,7 @@ def optimum(answers, rewards, ref, beta):
 def test_no_other_policy_earns_as_much_as_the_optimum():
     answers = all_answers(2)
     rewards, _ = reward_table(answers, 2, seed=0)
-    ref = enumerated(model(scale=0.1, vocab_size=5, eos_token_id=END), answers)
+    ref = enumerated(model(scale=0.1, vocab_size=END + 1, eos_token_id=END), answers)
     assert ref.exp().sum().item() == pytest.approx(1, abs=1e-5)         # the answers are all there are
     best, most = optimum(answers, rewards, ref, 0.5)
     for seed in range(20):
@@ -83,11 +83,11 @@ def trained(length, beta, seed):
     """PPO from π_ref on. Returns KL(π ‖ π*) and how far J(π) came on the way from J(π_ref) to J(π*)."""
     answers = all_answers(length)
     rewards, reward_model = reward_table(answers, length, seed)
-    shape = dict(scale=0.1, vocab_size=5, block_size=6, n_layer=1, n_embd=32, eos_token_id=END)
+    shape = dict(scale=0.1, vocab_size=END + 1, block_size=6, n_layer=1, n_embd=32, eos_token_id=END)
     actor, reference, value_model = model(seed=seed + 1, **shape), model(seed=seed + 1, **shape), critic(seed + 2, **shape)
     optimizers = [torch.optim.AdamW(net.parameters(), betas=(0.9, 0.95), weight_decay=0.0) for net in (actor, value_model)]
     cfg = ppo_config(epochs=2, minibatches=1, max_new_tokens=length)
-    prompts, updates = torch.tensor([PROMPT] * 256), 100 * (length - 1)
+    prompts, updates = torch.tensor([PROMPT] * 256), {2: 100, 3: 200}[length]
     for step in range(updates):
         for optimizer, peak in zip(optimizers, (3e-3, 1e-2)):
             set_learning_rate(optimizer, peak, step, updates)

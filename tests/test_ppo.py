@@ -276,7 +276,7 @@ def test_every_rollout_answers_other_prompts_until_all_are_answered(run_stage, t
 def test_the_defaults_are_the_usual_ones():
     cfg = ppo.Config()
     assert (cfg.kl_coef, cfg.gamma, cfg.lam, cfg.clip, cfg.value_clip) == (0.05, 1.0, 0.95, 0.2, 0.2)
-    assert (cfg.temperature, cfg.missing_eos_score, cfg.kl_target) == (1.0, -1.0, 0.0)
+    assert (cfg.missing_eos_score, cfg.kl_target) == (-1.0, 0.0)
     assert cfg.epochs * cfg.minibatches > 1                     # with one step a rollout the clip would be inert
 
 

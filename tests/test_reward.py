@@ -70,11 +70,11 @@ def test_scores_of_fresh_sft_answers_have_mean_zero_and_deviation_one():
     rm, gpt = critic(seed=3, reward_mean=7.0, reward_std=5.0), model()      # what was fitted before is forgotten
     prompts = [[1, 2], [3], [4, 5, 6]] * 300
     torch.manual_seed(1)
-    mean, std = fit_normalisation(rm, gpt, prompts, reward.Config(max_new_tokens=6, batch_size=128), None)
+    mean, std = fit_normalisation(rm, gpt, prompts, reward.Config(max_new_tokens=6, batch_size=128, temperature=0.7), None)
     assert (rm.config.reward_mean, rm.config.reward_std) == (mean, std) and abs(mean) < 3 and std < 3
     torch.manual_seed(2)
     ids, mask = pad(prompts, left=True)
-    tokens, response_mask, _ = gpt.generate(ids, mask, 6)
+    tokens, response_mask, _ = gpt.generate(ids, mask, 6, 0.7)
     scores = [rm(torch.cat([row[keep], answer[real]])[None])[0, -1].item()
               for row, keep, answer, real in zip(ids, mask, tokens, response_mask)]
     scores = torch.tensor(scores)

@@ -7,6 +7,7 @@ import torch
 
 from data.tokenizer import WORDS, Tokenizer
 from gpt import GPT, GPTConfig, ScalarGPT
+from ppo import Config
 
 VOCAB, EOS, BLOCK = 11, 10, 24
 
@@ -38,9 +39,9 @@ def critic(seed=1, **changes):
 
 
 def ppo_config(**changes):
-    """The fields of ppo.Config that make_experience and learn may read."""
-    from ppo import Config
-    return Config(**{**dict(epochs=1, minibatches=1, max_new_tokens=8), **changes})
+    """A ppo.Config that depends on no default that is there for the toy's sake."""
+    return Config(**{**dict(epochs=1, minibatches=1, max_new_tokens=8, temperature=1.0, gamma=1.0, lam=0.95, clip=0.2,
+                            value_clip=0.2, missing_eos_score=-1.0), **changes})
 
 
 ROWS = [{"prompt": f"\n\nHuman: Is {thing} a {kind}?\n\nAssistant:",
