@@ -34,8 +34,8 @@ class Config:
     samples: int = 4            # answers of each model to each test prompt
     prompts: int = 256          # test prompts at most
     best_of: int = 8            # the n of best_of_n
-    max_new_tokens: int = 40    # an answer that has not ended by then never will
-    temperature: float = 1.0    # of sampling
+    max_new_tokens: int = 32    # an answer that has not ended by then never will
+    temperature: float = 0.7    # of sampling: cooler than practice, as assistants are used; the same for all models
     batch_size: int = 256       # answers at a time
     json: str = ""              # write the numbers into this file, too
     seed: int = 0               # of sampling

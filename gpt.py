@@ -275,7 +275,7 @@ def main():
         dialogue += f"\n\nHuman: {question}\n\nAssistant:"
         room = model.config.block_size // 2
         ids = torch.tensor([tokenizer.encode(dialogue)[-room:]])
-        tokens, mask, _ = model.generate(ids, torch.ones_like(ids, dtype=torch.bool), room)
+        tokens, mask, _ = model.generate(ids, torch.ones_like(ids, dtype=torch.bool), room, temperature=0.7)
         answer = tokenizer.decode(tokens[0].tolist())
         print(f"Assistant:{answer}")
         dialogue += answer

@@ -33,14 +33,14 @@ from gpt import GPT, ScalarGPT, token_logprobs
 class Config:
     data: str = "toy"               # data set: toy, or a .jsonl or .jsonl.gz of your own
     run: str = ""                   # folder of the run; default out/<data>
-    steps: int = 60                 # updates: rollouts of batch_size answers each
+    steps: int = 100                # updates: rollouts of batch_size answers each
     batch_size: int = 128           # answers a rollout
     epochs: int = 2                 # passes over a rollout; with one step a rollout the ratio would stay 1
-    minibatches: int = 2            # optimiser steps a pass
+    minibatches: int = 4            # optimiser steps a pass
     max_new_tokens: int = 32        # an answer that has not ended by then never will
-    temperature: float = 1.0        # of sampling, and so of every log-probability
-    lr: float = 3e-4                # peak learning rate of the actor
-    critic_lr: float = 5e-4         # peak learning rate of the critic
+    temperature: float = 1.0        # of sampling, and so of every log-probability; practice explores
+    lr: float = 6e-4                # peak learning rate of the actor
+    critic_lr: float = 1e-3         # peak learning rate of the critic
     kl_coef: float = 0.05           # β, reward given up per nat of KL to the reference
     kl_target: float = 0.0          # nats a response; above 0, β is steered towards this KL
     kl_horizon: float = 10_000      # answers over which that steering acts
@@ -301,6 +301,7 @@ def side_by_side(prompts, before, after, tokenizer):
 def main(cfg):
     run, device = start(cfg)
     train_set, test_set = data.load(cfg.data)
+    train_set.need("prompts", cfg.data)
     sft, rm = find_model(run, "sft"), find_model(run, "reward")
     tokenizer = Tokenizer.load(sft)
     if Tokenizer.load(rm).fingerprint != tokenizer.fingerprint:

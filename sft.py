@@ -28,7 +28,7 @@ class Config:
     data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
     init: str = "scratch"       # where the weights come from: scratch (then it reads text first), or a model's folder
     run: str = ""               # folder of the run; default out/<data>
-    steps: int = 500            # optimiser steps on demonstrations
+    steps: int = 800            # optimiser steps on demonstrations
     pretrain_steps: int = 900   # optimiser steps on text before that: facts need clean text, manners do not
     batch_size: int = 16        # texts or demonstrations a step: many small steps teach a tiny model most
     lr: float = 2e-3            # peak learning rate on demonstrations
