@@ -244,6 +244,8 @@ def killer(base, mutant):
 
 def main(wanted):
     mutants = [m for m in MUTANTS if not wanted or any(word in m[0] or word in m[1] for word in wanted)]
+    if not mutants:
+        sys.exit(f"no mutant is called {' or '.join(wanted)}")
     for file, _, right, _ in mutants:
         find(file, right)
     survivors = 0

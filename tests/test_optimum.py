@@ -17,7 +17,7 @@ from common import set_learning_rate
 from ppo import learn, make_experience
 from tiny import critic, model, ppo_config
 
-PROMPT, LETTERS, END = [0, 1], (0, 1, 2, 3), 4
+PROMPT, LETTERS, END = [0, 1], (0, 1, 2), 3
 NEVER_ENDED = -1.0
 
 
@@ -71,9 +71,9 @@ def test_no_other_policy_earns_as_much_as_the_optimum():
 
 
 @pytest.mark.parametrize("length, beta, seed", [
-    (2, 0.1, 0), (2, 0.3, 10), (2, 1.0, 20), (3, 0.5, 30),
-    *(pytest.param(length, beta, seed, marks=pytest.mark.slow)
-      for seed in (40, 50) for length, beta in ((2, 0.1), (2, 0.3), (2, 1.0), (3, 0.3), (3, 1.0)))])
+    (2, 0.1, 0), (2, 0.3, 10), (2, 1.0, 20),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in
+      ((2, 0.1, 30), (2, 0.3, 40), (2, 1.0, 50), (3, 0.1, 60), (3, 0.3, 70), (3, 1.0, 80)))])
 def test_ppo_finds_the_best_policy_there_is(length, beta, seed):
     kl_to_best, way = trained(length, beta, seed)
     assert kl_to_best <= 0.05 and way >= 0.98
@@ -87,7 +87,7 @@ def trained(length, beta, seed):
     actor, reference, value_model = model(seed=seed + 1, **shape), model(seed=seed + 1, **shape), critic(seed + 2, **shape)
     optimizers = [torch.optim.AdamW(net.parameters(), betas=(0.9, 0.95), weight_decay=0.0) for net in (actor, value_model)]
     cfg = ppo_config(epochs=2, minibatches=1, max_new_tokens=length)
-    prompts, updates = torch.tensor([PROMPT] * 256), {2: 100, 3: 200}[length]
+    prompts, updates = torch.tensor([PROMPT] * 256), {2: 100, 3: 250}[length]
     for step in range(updates):
         for optimizer, peak in zip(optimizers, (3e-3, 1e-2)):
             set_learning_rate(optimizer, peak, step, updates)
