@@ -271,6 +271,8 @@ def test_every_rollout_answers_other_prompts_until_all_are_answered(run_stage, t
     run_stage(ppo)
     rows = [str(row[keep].tolist()) for call in seen[:3] for row, keep in zip(call["prompts"], call["mask"])]
     assert len(set(rows)) == 18
+    masks = [call["mask"] for call in seen]                     # ragged, and padded on the left
+    assert not all(mask.all() for mask in masks) and all(mask[:, -1].all() for mask in masks)
 
 
 def test_the_defaults_are_the_usual_ones():

@@ -46,7 +46,7 @@ def ppo_config(**changes):
 
 ROWS = [{"prompt": f"\n\nHuman: Is {thing} a {kind}?\n\nAssistant:",
          "completions": [f" Yes, {thing} is.", f" {thing} may be a {kind}.", " no"]}
-        for thing in ("owl", "cow", "dog", "cat", "hen") for kind in ("bird", "pet", "tool", "word")]
+        for thing in ("owl", "the brown cow", "dog", "our cat", "hen") for kind in ("bird", "pet", "tool", "word")]
 
 
 def write_rows(path, rows=ROWS):
