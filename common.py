@@ -1,4 +1,5 @@
 """What every stage needs and none is about: starting, finding models, logging, stopping and resuming."""
+import json
 import os
 import random
 import sys
@@ -108,6 +109,17 @@ def write_whole(path, content):
     temporary = path.parent / f".{path.name}.{os.getpid()}"
     temporary.write_text(content, encoding="utf-8") if isinstance(content, str) else content(temporary)
     os.replace(temporary, path)
+
+
+def read_config(folder):
+    """The config.json of a model's folder. Raises UserError if there is none, or no JSON in it."""
+    file = Path(folder) / "config.json"
+    if not file.exists():
+        raise UserError(f"{folder}: no model here, there is no {file}")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from error
 
 
 def save_resume(folder, **state):

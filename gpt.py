@@ -20,7 +20,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from common import UserError, write_whole
+from common import UserError, read_config, write_whole
 
 
 @dataclass
@@ -184,7 +184,7 @@ class GPT(nn.Module):
     def from_pretrained(cls, folder):
         """The model in a folder of Hugging Face's GPT-2 format. Raises UserError if it is anything else."""
         folder = Path(folder)
-        stored = json.loads((folder / "config.json").read_text())
+        stored = read_config(folder)
         names = {"block_size": "n_positions"}
         model = cls(GPTConfig(**{name: stored[names.get(name, name)] for name in GPTConfig.__dataclass_fields__
                                  if names.get(name, name) in stored}))
@@ -266,7 +266,7 @@ def token_logprobs(logits, ids):
 
 def main():
     from data.tokenizer import Tokenizer
-    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "config.json").exists():
+    if len(sys.argv) != 2:
         raise UserError("give the folder of a model, such as out/toy/ppo")
     tokenizer, model = Tokenizer.load(sys.argv[1]), GPT.from_pretrained(sys.argv[1]).eval()
     print("Ask something; an empty line ends the talk.")

@@ -117,6 +117,8 @@ def train(model, examples, held_out, folder, steps, lr, cfg, device):
 
 def main(cfg):
     run, device = start(cfg)
+    if cfg.resume and not any((run / file).exists() for file in ("base/resume.pt", "base/config.json", "sft/resume.pt")):
+        raise UserError(f"--resume: no checkpoint in {run}; start without --resume")
     train_set, test_set = data.load(cfg.data)
 
     if cfg.init == "scratch":

@@ -1,12 +1,11 @@
 """Text to token ids and back: GPT-2's vocabulary, or a small one that lies beside its model."""
 import base64
 import hashlib
-import json
 from pathlib import Path
 
 import tiktoken
 
-from common import UserError, write_whole
+from common import UserError, read_config, write_whole
 
 EOS = "<|endoftext|>"
 FILE = "tokenizer.tiktoken"         # tiktoken's own format: base64 of the token's bytes, space, rank
@@ -45,7 +44,7 @@ class Tokenizer:
     @classmethod
     def load(cls, folder):
         """The tokenizer of a model folder: what its config.json names, checked by its fingerprint."""
-        config = json.loads((Path(folder) / "config.json").read_text())
+        config = read_config(folder)
         tokenizer = cls.read(Path(folder) / FILE) if config.get("tokenizer_name") == "words" else cls.gpt2()
         if config.get("tokenizer_fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
             raise UserError(f"{folder}: the tokenizer is not the one this model was trained with "
