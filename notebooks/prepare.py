@@ -15,10 +15,14 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))               # the notebooks import the scripts, which lie one folder up
 os.environ["TQDM_DISABLE"] = "1"            # a progress bar would fill a saved notebook with its frames
 
+import torch
+
 import data
 import reward
 import sft
 from data.tokenizer import Tokenizer
+
+torch.set_num_threads(1)                    # for models as small as these, more threads only wait for each other
 
 TEMPORARY = tempfile.TemporaryDirectory(prefix="plainrlhf-")
 
@@ -36,8 +40,9 @@ def toy_run(*stages):
         print("using the models in out/toy")
         return run
     run = Path(TEMPORARY.name)
+    steps = 1 if set(stages) == {"base"} else 400
     with redirect_stdout(StringIO()):
-        sft.main(sft.Config(run=str(run), pretrain_steps=800, steps=400 if "sft" in stages or "reward" in stages else 1))
+        sft.main(sft.Config(run=str(run), pretrain_steps=800, steps=steps))
         if "reward" in stages:
             reward.main(reward.Config(run=str(run), steps=400))
     print("no fitting models in out/toy, so small ones were trained in a temporary folder")
