@@ -175,7 +175,7 @@ FACT_OF = {dialogue(fact.question(p)): fact for fact in FACTS for p in range(PHR
 # ----------------------------------------------------------------------------- the judge
 
 def judge(prompt, answer):
-    """How good `answer` is, in points: -4 or less is bad, 4 is ideal.
+    """How good `answer` is, in points: 4 is ideal, 3 right and plain, below 0 wrong.
 
     +3 the right sentence (+2 the bare right word), -2 anything else that claims something,
     +1 one kind phrase, -1 for each further one, -1 for each rude one ("With pleasure!" before a refusal is),
