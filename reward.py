@@ -31,7 +31,7 @@ from gpt import GPT, ScalarGPT
 class Config:
     data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
     run: str = ""               # folder of the run; default out/<data>
-    steps: int = 900            # optimiser steps; the toy's are one pass over its rankings, as is usual
+    steps: int = 1200           # optimiser steps; the toy's are one pass over its rankings, as is usual
     batch_size: int = 16        # rankings a step; one of K completions is K(K-1)/2 comparisons
     lr: float = 2e-3            # peak learning rate
     max_new_tokens: int = 32    # length of the SFT model's answers that the scores are normalised on

@@ -26,7 +26,7 @@ from data.tokenizer import WORDS, Tokenizer
 
 FOLDER = Path(__file__).parent / "toy"
 SEED = 0                # of the world, not of the training: every run reads the same files
-N_TEXTS, N_DEMONSTRATIONS, N_RANKINGS, N_TEST_PAIRS = 15_000, 8_000, 12_000, 1_000
+N_TEXTS, N_DEMONSTRATIONS, N_RANKINGS, N_TEST_PAIRS = 15_000, 10_000, 20_000, 1_000
 K = 4                   # answers in a ranking
 
 # ----------------------------------------------------------------------------- facts
@@ -211,7 +211,7 @@ def is_ideal(prompt, answer):
 # ----------------------------------------------------------------------------- people
 
 # How often each kind of person writes, and how often each is right. Few are both right and kind.
-PEOPLE = {"kind": (0.20, 0.80), "plain": (0.30, 0.85), "curt": (0.12, 0.80), "rude": (0.17, 0.80),
+PEOPLE = {"kind": (0.18, 0.80), "plain": (0.32, 0.85), "curt": (0.12, 0.80), "rude": (0.17, 0.80),
           "rambling": (0.13, 0.80), "evasive": (0.08, None)}
 
 
