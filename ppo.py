@@ -39,8 +39,8 @@ class Config:
     minibatches: int = 4            # optimiser steps a pass
     max_new_tokens: int = 32        # an answer that has not ended by then never will
     temperature: float = 1.0        # of sampling, and so of every log-probability; practice explores
-    lr: float = 6e-4                # peak learning rate of the actor
-    critic_lr: float = 1e-3         # peak learning rate of the critic
+    lr: float = 4e-4                # peak learning rate of the actor
+    critic_lr: float = 2e-3         # of the critic, which must be ahead: what it lags behind looks like merit
     kl_coef: float = 0.05           # β, reward given up per nat of KL to the reference
     kl_target: float = 0.0          # nats a response; above 0, β is steered towards this KL
     kl_horizon: float = 10_000      # answers over which that steering acts
