@@ -52,6 +52,19 @@ def run_folder(cfg):
     return Path(cfg.run) if cfg.run else Path("out") / Path(cfg.data).name.removesuffix(".gz").removesuffix(".jsonl")
 
 
+def from_hub(repo, files, kind="model"):
+    """The folder with `files` (glob patterns) of a Hugging Face repository: out of its cache, or downloaded once,
+    with progress. HF_HOME and HF_HUB_OFFLINE are respected. Raises UserError with address and destination."""
+    import httpx                                                # slow to import, and the toy does without
+    from huggingface_hub import constants, snapshot_download
+    try:
+        return Path(snapshot_download(repo, repo_type=kind, allow_patterns=files))
+    except (OSError, httpx.HTTPError) as error:
+        address = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+        raise UserError(f"{address} could not be downloaded to {constants.HF_HUB_CACHE} ({str(error).splitlines()[0]}); "
+                        "connect once, and it is read from there ever after") from error
+
+
 def find_model(run, stage):
     """The folder of an earlier stage's model. Raises UserError that says what to run first."""
     script = {"base": "sft.py", "sft": "sft.py", "reward": "reward.py", "ppo": "ppo.py"}[stage]
