@@ -14,11 +14,16 @@ class UserError(Exception):
 
 # ----------------------------------------------------------------------------- start
 
-def launch(main, Config):
+def launch(main, Config, presets=None):
     """Read the command line into a Config and run `main`: exit code 1 after a UserError, 2 after a
-    wrong flag, 130 after Ctrl-C."""
+    wrong flag, 130 after Ctrl-C. A `--preset` of `presets` changes the defaults that flags override."""
     try:
-        main(tyro.cli(Config))
+        cfg = tyro.cli(Config)
+        if presets and cfg.preset:
+            if cfg.preset not in presets:
+                raise UserError(f"--preset {cfg.preset}: there is no such preset; there are {', '.join(presets)}")
+            cfg = tyro.cli(Config, default=Config(preset=cfg.preset, **presets[cfg.preset]))
+        main(cfg)
     except UserError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
@@ -27,11 +32,11 @@ def launch(main, Config):
 
 
 def start(cfg):
-    """Check the flags that all stages share, seed the generators, return (the run's folder, device)."""
+    """Check the flags that all stages share, seed the generators, return (the run's folder, device, bf16 or not)."""
     for names, least, above in (
-            ("steps batch_size epochs minibatches max_new_tokens samples prompts best_of", 1, False),
+            ("batch_size epochs minibatches max_new_tokens samples prompts best_of", 1, False),
             ("n_layer n_head n_embd sample_every save_every", 1, False), ("block_size normalise_samples", 2, False),
-            ("lr pretrain_lr critic_lr pretrain_steps kl_target", 0, False),
+            ("steps pretrain_steps micro_batch_size lr pretrain_lr critic_lr kl_target", 0, False),
             ("temperature clip value_clip kl_horizon", 0, True)):
         for name in names.split():
             value = getattr(cfg, name, None)
@@ -44,12 +49,19 @@ def start(cfg):
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {cfg.device}: this machine can't use it ({str(error).splitlines()[0]})") from error
-    return run_folder(cfg), device
+    gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = cfg.precision or ("bf16" if gpu else "fp32")
+    if precision not in ("fp32", "bf16"):
+        raise UserError(f"--precision {precision}: must be fp32 or bf16")
+    if gpu and precision == "bf16":
+        torch.set_float32_matmul_precision("high")              # TF32, for what stays in float32: the heads
+    return run_folder(cfg), device, precision == "bf16"
 
 
 def run_folder(cfg):
-    """`--run`, or out/<data set>, or out/<name of the data file>."""
-    return Path(cfg.run) if cfg.run else Path("out") / Path(cfg.data).name.removesuffix(".gz").removesuffix(".jsonl")
+    """`--run`, or out/<data set>, or out/<name of the data file>; hh:a+b is no name for a folder, hh-a-b is."""
+    name = Path(cfg.data).name.removesuffix(".gz").removesuffix(".jsonl")
+    return Path(cfg.run) if cfg.run else Path("out") / name.replace(":", "-").replace("+", "-")
 
 
 def from_hub(repo, files, kind="model"):
@@ -129,6 +141,11 @@ def read_config(folder):
     file = Path(folder) / "config.json"
     if not file.exists():
         raise UserError(f"{folder}: no model here, there is no {file}")
+    return read_json(file)
+
+
+def read_json(file):
+    """The object in a JSON file. Raises UserError if there is none in it."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

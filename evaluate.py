@@ -20,16 +20,17 @@ from pathlib import Path
 import torch
 
 import data
+import ppo
 from common import find_model, launch, start, write_whole
 from data.batches import pad
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT, token_logprobs
-from ppo import action_logits
 
 
 @dataclass
 class Config:
     data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
+    preset: str = ""            # other defaults than these: the data set and the length of one of ppo.py's presets
     run: str = ""               # folder of the run; default out/<data>
     samples: int = 4            # answers of each model to each test prompt
     prompts: int = 256          # test prompts at most
@@ -40,6 +41,10 @@ class Config:
     json: str = ""              # write the numbers into this file, too
     seed: int = 0               # of sampling
     device: str = ""            # cuda, cpu, mps; default what there is
+    precision: str = ""         # fp32 or bf16; default bf16 on a GPU that has it
+
+
+PRESETS = {name: dict(data=preset["data"], max_new_tokens=preset["max_new_tokens"]) for name, preset in ppo.PRESETS.items()}
 
 # ----------------------------------------------------------------------------- answers
 
@@ -66,7 +71,7 @@ def answer_all(model, sft, reward_model, prompts, tokenizer, judge, is_ideal, cf
         prompt_ids, prompt_mask = pad([tokenizer.encode(prompt)[-room:] for prompt in batch], left=True, device=device)
         tokens, response_mask, logprobs = model.generate(prompt_ids, prompt_mask, cfg.max_new_tokens, cfg.temperature)
         ids, mask = torch.cat([prompt_ids, tokens], 1), torch.cat([prompt_mask, response_mask], 1)      # (B, P+R)
-        sft_logprobs = token_logprobs(action_logits(sft, ids, mask, tokens.shape[1], cfg.temperature), tokens)
+        sft_logprobs = token_logprobs(ppo.action_logits(sft, ids, mask, tokens.shape[1], cfg.temperature), tokens)
         kl = ((logprobs - sft_logprobs) * response_mask).sum(1)                                         # (B)
         proxy = reward_model.reward(ids, mask)                                                          # (B)
         for j, prompt in enumerate(batch):
@@ -133,14 +138,15 @@ def show_samples(answers, count=6):
 
 
 def main(cfg):
-    run, device = start(cfg)
+    run, device, bf16 = start(cfg)
     _, test_set = data.load(cfg.data)
     prompts = test_set.need("prompts", cfg.data)[:cfg.prompts]
     folders = {stage: find_model(run, stage) for stage in ("sft", "reward", "ppo")}
     if (run / "base" / "config.json").exists():
         folders = {"base": run / "base", **folders}
     tokenizer = Tokenizer.load(folders["sft"])
-    sft, reward_model = GPT.from_pretrained(folders["sft"]).to(device), ScalarGPT.from_pretrained(folders.pop("reward")).to(device)
+    sft = GPT.from_pretrained(folders["sft"]).place(device, bf16, frozen=True)
+    reward_model = ScalarGPT.from_pretrained(folders.pop("reward")).place(device, bf16, frozen=True)
     judge, is_ideal, judge_name = None, None, "reward_model"
     if cfg.data == "toy":
         from data.toy import is_ideal, judge
@@ -149,7 +155,8 @@ def main(cfg):
     asked = [prompt for prompt in prompts for _ in range(cfg.samples)]
     ask = partial(answer_all, sft=sft, reward_model=reward_model, tokenizer=tokenizer, judge=judge, is_ideal=is_ideal,
                   cfg=cfg, device=device)
-    answers = {name: ask(GPT.from_pretrained(folder).to(device), prompts=asked) for name, folder in folders.items()}
+    answers = {name: ask(GPT.from_pretrained(folder).place(device, bf16, frozen=True), prompts=asked)
+               for name, folder in folders.items()}
     candidates = ask(sft, prompts=[prompt for prompt in asked for _ in range(cfg.best_of)])
     answers["best_of_n"] = best_of(candidates, cfg.best_of)
     answers["ppo"] = answers.pop("ppo")                 # last in every table
@@ -168,4 +175,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    launch(main, Config)
+    launch(main, Config, PRESETS)

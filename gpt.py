@@ -1,6 +1,6 @@
 """GPT-2, written out: the model, generation with a cache, Hugging Face's folders in and out.
 
-    python gpt.py out/toy/ppo           talk to any checkpoint
+    python gpt.py out/toy/ppo           talk to any checkpoint; gpt2 to gpt2-xl are downloaded
 
 Axes: B batch, T tokens of this call, S tokens so far (cached and new), C channels, H heads,
 D channels of a head (C / H), V vocabulary, R tokens of a response.
@@ -11,6 +11,7 @@ ratio of PPO noise (pass `mask` where rows are padded; that is all a caller has 
 """
 import json
 import math
+import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from common import UserError, read_config, write_whole
+from common import UserError, from_hub, read_config, read_json, write_whole
+
+HUB = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")     # OpenAI's four, 124 million to 1.6 billion parameters
 
 
 @dataclass
@@ -32,6 +36,7 @@ class GPTConfig:
     n_head: int = 12
     n_embd: int = 768
     eos_token_id: int = 50256
+    eos_is_pad: bool = False        # a reward model trained elsewhere may never have seen the end: see ScalarGPT.reward
     reward_mean: float = 0.0        # of the scalar head's raw numbers on SFT samples: see reward.py
     reward_std: float = 1.0
 
@@ -109,6 +114,7 @@ class Transformer(nn.Module):
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
+        self.bf16 = False           # see GPT.place
 
     def forward(self, ids, mask=None, cache=None):
         """ids (B, T), mask (B, S) with True on real tokens -> (B, T, C). S = T, or more with a cache."""
@@ -123,8 +129,9 @@ class Transformer(nn.Module):
         key = torch.arange(S, device=ids.device)                    # (S)
         allowed = (key <= query) & mask[:, None, :] | (key == query)    # (B, T, S)
         x = self.wte(ids) + self.wpe(position)                      # (B, T, C)
-        for i, block in enumerate(self.h):
-            x = block(x, allowed[:, None], cache[i] if cache else None)
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.bf16):
+            for i, block in enumerate(self.h):
+                x = block(x, allowed[:, None], cache[i] if cache else None)
         return self.ln_f(x)                                         # (B, T, C)
 
 
@@ -178,40 +185,59 @@ class GPT(nn.Module):
             new = token
         return tuple(torch.cat(column, dim=1) for column in zip(*steps))
 
+    def place(self, device, bf16=False, frozen=False):
+        """Move the model to `device`, to work in bfloat16 or float32 there; a frozen one gets no gradients.
+
+        In bf16 the blocks run under autocast, from float32 weights, which a small step can still move. A frozen
+        model takes no step: its matrices are stored as autocast would round them, in half the memory and with
+        the very same results. The head stays in float32, and with it every log-probability: GPT-2's logits lie
+        near -100, where bf16 knows only halves.
+        """
+        self.transformer.bf16 = bf16
+        if frozen:
+            self.requires_grad_(False)
+            for module in self.transformer.h.modules():
+                if bf16 and isinstance(module, nn.Linear):
+                    module.bfloat16()
+        return self.to(device)
+
     # ------------------------------------------------------------------------- folders
 
     @classmethod
-    def from_pretrained(cls, folder):
-        """The model in a folder of Hugging Face's GPT-2 format. Raises UserError if it is anything else."""
-        folder = Path(folder)
-        stored = read_config(folder)
-        names = {"block_size": "n_positions"}
-        model = cls(GPTConfig(**{name: stored[names.get(name, name)] for name in GPTConfig.__dataclass_fields__
-                                 if names.get(name, name) in stored}))
-        model.load_tensors(load_file(folder / "model.safetensors"), folder)
+    def blank(cls, folder):
+        """The model of a folder's config.json without its weights: shapes alone, no memory."""
+        with torch.device("meta"):
+            return cls(read_model_config(folder))
+
+    @classmethod
+    def from_pretrained(cls, name, new_head=False):
+        """The model in a folder that `transformers` or `save_pretrained` wrote, or one of OpenAI's four by its
+        name, downloaded once. With `new_head` a scalar model may start from a language model, its head random.
+        Raises UserError if a tensor is missing, left over, of another shape, or of another architecture."""
+        folder = find_folder(name)
+        model = cls.blank(folder).to_empty(device="cpu")
+        tensors = plain_names(read_tensors(folder), folder)
+        if new_head:
+            tensors.setdefault("score.weight", torch.randn(1, model.config.n_embd) / math.sqrt(model.config.n_embd + 1))
+        own = model.state_dict()
+        for name, tensor in own.items():
+            if name not in tensors:
+                raise UserError(f"{folder}: the tensor {name} is missing"
+                                + (", so this is no reward model" if name == "score.weight" else ""))
+            if tensors[name].shape != tensor.shape:
+                raise UserError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, its config.json asks for {tuple(tensor.shape)}")
+        if left := sorted(tensors.keys() - own.keys()):
+            raise UserError(f"{folder}: {left[0]} is no part of " + ("a language model" if left[0] == "score.weight" else "GPT-2"))
+        model.load_state_dict(tensors)
         return model
 
-    def load_tensors(self, tensors, folder):
-        """Copy tensors named as in GPT-2's checkpoints, checking every name and shape before the first copy."""
-        own = self.state_dict()
-        for name, tensor in own.items():
-            if name not in tensors and name != "score.weight":
-                raise UserError(f"{folder}: the tensor {name} is missing")
-            if name in tensors:
-                tensors[name] = transposed(name, tensors[name])
-                if tensors[name].shape != tensor.shape:
-                    raise UserError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, "
-                                    f"its config.json asks for {tuple(tensor.shape)}")
-        # A language model becomes a scalar model with a new head, a scalar model a language model without it.
-        left = [name for name in tensors if name not in own and name != "score.weight"]
-        if left:
-            raise UserError(f"{folder}: {left[0]} is no part of GPT-2")
-        self.load_state_dict({**own, **{name: tensor for name, tensor in tensors.items() if name in own}})
-
     def save_pretrained(self, folder, tokenizer=None):
-        """Write config.json, model.safetensors and the tokenizer so that `transformers` can open the folder."""
+        """Write config.json, model.safetensors and the tokenizer so that `transformers` can open the folder.
+        What LoRA learned is added to the matrices it belongs to: the file has GPT-2's own tensors only."""
         folder = Path(folder)
-        tensors = {name: transposed(name, tensor).contiguous() for name, tensor in self.state_dict().items()}
+        tensors = {name: tensor for name, tensor in self.state_dict().items() if ".lora_" not in name}
+        tensors.update({f"{name}.weight": part.merged() for name, part in self.named_modules() if isinstance(part, LoRA)})
+        tensors = {name: transposed(name, tensor).contiguous() for name, tensor in tensors.items()}
         write_whole(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         write_whole(folder / "config.json", json.dumps(self.hf_config(tokenizer), indent=2) + "\n")
         if tokenizer:
@@ -220,16 +246,11 @@ class GPT(nn.Module):
     def hf_config(self, tokenizer):
         config = asdict(self.config)
         config["n_positions"] = config.pop("block_size")
+        del config["eos_is_pad"]                                    # said by the pad id of a scalar model
         names = {"tokenizer_name": tokenizer.name, "tokenizer_fingerprint": tokenizer.fingerprint} if tokenizer else {}
         return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new",
                 "layer_norm_epsilon": 1e-5, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
                 "bos_token_id": self.config.eos_token_id, **config, **names}
-
-
-def transposed(name, tensor):
-    """GPT-2 stores the matrices of its blocks as (in, out), nn.Linear as (out, in); the swap undoes itself."""
-    swap = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
-    return tensor.t() if swap else tensor
 
 
 class ScalarGPT(GPT):
@@ -247,6 +268,8 @@ class ScalarGPT(GPT):
 
     def reward(self, ids, mask):
         """The number at each row's last real token, (B): only that one has seen the whole text."""
+        if self.config.eos_is_pad:      # transformers took the end for padding, and read the score before it
+            mask = mask & (ids != self.config.eos_token_id)
         positions = torch.arange(ids.shape[1], device=ids.device)
         last = (mask * positions).argmax(dim=1)                                     # (B)
         return self(ids, mask)[torch.arange(len(ids), device=ids.device), last]     # (B)
@@ -254,13 +277,130 @@ class ScalarGPT(GPT):
     def hf_config(self, tokenizer):
         # transformers reads the score at the last token that is not its pad id, and a text ends with
         # <|endoftext|>: so the pad id is another one, that no scored text ends with.
-        return {**super().hf_config(tokenizer), "architectures": ["GPT2ForSequenceClassification"],
-                "id2label": {"0": "reward"}, "label2id": {"reward": 0}, "pad_token_id": 0}
+        return {**super().hf_config(tokenizer), "architectures": ["GPT2ForSequenceClassification"], "id2label": {"0": "reward"},
+                "label2id": {"reward": 0}, "pad_token_id": self.config.eos_token_id if self.config.eos_is_pad else 0}
 
 
 def token_logprobs(logits, ids):
     """log softmax(logits) at the given ids, in float32 nats: (…, V), (…) -> (…)."""
     return F.log_softmax(logits.float(), dim=-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+
+# ----------------------------------------------------------------------------- what is trained
+
+class LoRA(nn.Linear):
+    """A frozen matrix W and a learned step away from it, of few parameters: (W + s B A) x + b, where A (R, in)
+    starts random and B (out, R) at zero, so that nothing has changed yet (arXiv:2106.09685, section 4.1)."""
+    scale = 2.0         # s, the paper's α/R, the same for all ranks
+
+    def __init__(self, linear, rank):
+        super().__init__(linear.in_features, linear.out_features, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.lora_a = nn.Parameter(linear.weight.new_empty(rank, linear.in_features).normal_(std=linear.in_features ** -0.5))
+        self.lora_b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
+
+    def forward(self, x):
+        return super().forward(x) + self.scale * F.linear(F.linear(x, self.lora_a), self.lora_b)
+
+    def merged(self):
+        """The one matrix (out, in) that does the same."""
+        return self.weight + self.scale * self.lora_b @ self.lora_a
+
+
+def set_trainable(model, train):
+    """Freeze all of the model but what `train` names: "all", "last:N" blocks and what follows them, or "lora:R",
+    adapters of rank R on every matrix of the blocks. A scalar head is always trained. Raises UserError."""
+    kind, number = parse_train(train, model.config.n_layer)
+    if kind == "all":
+        return
+    model.requires_grad_(False)
+    if kind == "last":
+        model.transformer.h[-number:].requires_grad_(True)
+        model.transformer.ln_f.requires_grad_(True)
+    else:
+        for block in model.transformer.h:
+            block.attn.c_attn, block.attn.c_proj = LoRA(block.attn.c_attn, number), LoRA(block.attn.c_proj, number)
+            block.mlp.c_fc, block.mlp.c_proj = LoRA(block.mlp.c_fc, number), LoRA(block.mlp.c_proj, number)
+    if isinstance(model, ScalarGPT):
+        model.score.requires_grad_(True)    # it starts at random, and a random head would stay one
+
+
+def parse_train(train, n_layer):
+    """("all", 0), ("last", N) or ("lora", R) of a --train. Raises UserError if it is none of them."""
+    match = re.fullmatch(r"(all)|(last|lora):([1-9]\d*)", train)
+    if not match or match[2] == "last" and int(match[3]) > n_layer:
+        raise UserError(f"--train {train}: must be all, last:N with N of the model's {n_layer} blocks, or lora:R")
+    return match[1] or match[2], int(match[3] or 0)
+
+
+def parameter_count(model):
+    """(trained, all)."""
+    return (sum(p.numel() for p in model.parameters() if p.requires_grad), sum(p.numel() for p in model.parameters()))
+
+# ----------------------------------------------------------------------------- Hugging Face's folders
+
+def find_folder(name):
+    """The folder of that name, or that of one of OpenAI's GPT-2s in Hugging Face's cache, downloaded if need be."""
+    if name in HUB and not Path(name).is_dir():
+        return from_hub(f"openai-community/{name}", ["config.json", "model*.safetensors*"])
+    return Path(name)
+
+
+def read_model_config(folder):
+    """The GPTConfig of a folder. Raises UserError for anything that is not GPT-2 as it stands above."""
+    stored = read_config(folder)
+    for key, right in {"model_type": ["gpt2"], "activation_function": ["gelu_new", "gelu_pytorch_tanh"],
+                       "layer_norm_epsilon": [1e-5], "n_inner": [None, 4 * stored.get("n_embd", 768)],
+                       "scale_attn_weights": [True], "scale_attn_by_inverse_layer_idx": [False],
+                       "add_cross_attention": [False], "tie_word_embeddings": [True]}.items():
+        if stored.get(key, right[0]) not in right:
+            raise UserError(f"{folder}/config.json: {key} is {json.dumps(stored[key])}, and GPT-2's is {json.dumps(right[0])}")
+    if "model_type" not in stored:
+        raise UserError(f"{folder}/config.json names no model_type, so this is no model that transformers saved")
+    stored["block_size"] = stored.get("n_positions", 1024)
+    stored["eos_is_pad"] = ("GPT2ForSequenceClassification" in (stored.get("architectures") or [])
+                            and stored.get("pad_token_id") == stored.get("eos_token_id", 50256))
+    return GPTConfig(**{name: stored[name] for name in GPTConfig.__dataclass_fields__ if name in stored})
+
+
+def read_tensors(folder):
+    """All tensors of a folder, from one model.safetensors or from the shards that an index lists."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        files = ["model.safetensors"]
+    elif index.exists():
+        files = sorted(set(read_json(index)["weight_map"].values()))
+    elif list(folder.glob("pytorch_model*.bin")):
+        raise UserError(f"{folder} has its weights as pytorch_model.bin only, a format that can hide programs; convert it: "
+                        f"python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}').save_pretrained('{folder}')\"")
+    else:
+        raise UserError(f"{folder}: there is no model.safetensors")
+    tensors = {}
+    for file in files:
+        try:
+            tensors.update(load_file(folder / file))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder / file}: cannot be read ({error})") from error
+    return tensors
+
+
+def plain_names(tensors, folder):
+    """Tensors under this file's names and orientation: `transformer.` added where a bare GPT2Model was saved, and
+    two things dropped that old files carry: the causal mask of each block, the tied head a second time."""
+    named = {}
+    for name, tensor in tensors.items():
+        name = name if name.startswith(("transformer.", "score.", "lm_head.")) else "transformer." + name
+        if not name.endswith((".attn.bias", ".attn.masked_bias")):
+            named[name] = transposed(name, tensor)
+    head, embedding = named.pop("lm_head.weight", None), named.get("transformer.wte.weight")
+    if head is not None and embedding is not None and not torch.equal(head, embedding):
+        raise UserError(f"{folder}: lm_head.weight is not the token embedding, and GPT-2's head is tied to it")
+    return named
+
+
+def transposed(name, tensor):
+    """GPT-2 stores the matrices of its blocks as (in, out), nn.Linear as (out, in); the swap undoes itself."""
+    swap = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) and tensor.ndim == 2
+    return tensor.t() if swap else tensor
 
 # ----------------------------------------------------------------------------- talking
 
@@ -268,7 +408,7 @@ def main():
     from data.tokenizer import Tokenizer
     if len(sys.argv) != 2:
         raise UserError("give the folder of a model, such as out/toy/ppo")
-    tokenizer, model = Tokenizer.load(sys.argv[1]), GPT.from_pretrained(sys.argv[1]).eval()
+    tokenizer, model = Tokenizer.load(sys.argv[1]), GPT.from_pretrained(sys.argv[1])
     print("Ask something; an empty line ends the talk.")
     dialogue = ""
     while question := input("Human: ").strip():

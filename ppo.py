@@ -18,25 +18,30 @@ critic is a network of its own.
 Axes: B answers, P prompt tokens (padded on the left), R response tokens (padded on the right), C
 channels, V vocabulary. An action is a response token, <|endoftext|> included.
 """
+import math
 from dataclasses import dataclass, fields
 
 import torch
 
 import data
-from common import Log, UserError, find_model, finish, launch, load_resume, save_resume, set_learning_rate, start
-from data.batches import minibatch, pad
+from common import Log, UserError, find_model, finish, launch, load_resume, read_config, save_resume, set_learning_rate, start
+from data.batches import micro_batches, minibatch, pad
 from data.tokenizer import Tokenizer
-from gpt import GPT, ScalarGPT, token_logprobs
+from gpt import GPT, ScalarGPT, find_folder, parameter_count, set_trainable, token_logprobs
 
 
 @dataclass
 class Config:
     data: str = "toy"               # data set: toy, or a .jsonl or .jsonl.gz of your own
+    preset: str = ""                # other defaults than these: one of PRESETS below
+    reward_model: str = ""          # folder of a reward model trained elsewhere; default the run's
     run: str = ""                   # folder of the run; default out/<data>
     steps: int = 100                # updates: rollouts of batch_size answers each
     batch_size: int = 128           # answers a rollout
     epochs: int = 2                 # passes over a rollout; with one step a rollout the ratio would stay 1
     minibatches: int = 4            # optimiser steps a pass
+    micro_batch_size: int = 0       # answers at a time within a step: less memory, the same gradient; 0 is all
+    train: str = "all"              # which weights of actor and critic may move: all, last:N blocks, lora:R adapters
     max_new_tokens: int = 32        # an answer that has not ended by then never will
     temperature: float = 1.0        # of sampling, and so of every log-probability; practice explores
     lr: float = 4e-4                # peak learning rate of the actor
@@ -53,7 +58,21 @@ class Config:
     save_every: int = 20            # updates between two checkpoints to resume from
     seed: int = 0                   # of sampling and the order of the prompts
     device: str = ""                # cuda, cpu, mps; default what there is
+    precision: str = ""             # fp32 or bf16; default bf16 on a GPU that has it
     resume: bool = False            # go on from the last checkpoint of this run
+
+
+# For OpenAI's GPT-2s on Anthropic's HH, as in sft.py. Four epochs of one step: Ziegler et al. and all who reproduced
+# them; 128 answers a rollout: trlX. Rates: 1e-5 is Ziegler's for this very GPT-2 (124M), 5e-6 and 9e-6 minChatGPT's
+# for medium, 3e-6 that of TRL and of the N+ reproduction (arXiv:2403.17031), with 512 answers in `unified`.
+HH = dict(data="hh", epochs=4, minibatches=1, max_new_tokens=128)
+PRESETS = {
+    "gpt2-hh":        dict(HH, lr=1e-5, critic_lr=1e-5, steps=400, batch_size=128, micro_batch_size=32),
+    "gpt2-medium-hh": dict(HH, lr=5e-6, critic_lr=9e-6, steps=400, batch_size=128, micro_batch_size=16),
+    "gpt2-large-hh":  dict(HH, lr=3e-6, critic_lr=3e-6, steps=400, batch_size=128, micro_batch_size=8),
+    "gpt2-xl-hh":     dict(HH, lr=3e-6, critic_lr=3e-6, steps=400, batch_size=128, micro_batch_size=4),
+    "unified-hh":     dict(HH, lr=3e-6, critic_lr=3e-6, steps=1953, batch_size=512, micro_batch_size=8),
+}
 
 # ----------------------------------------------------------------------------- the mathematics
 
@@ -155,6 +174,12 @@ def state_values(critic, ids, mask, R):
     return critic(ids, mask)[:, -R - 1:-1]
 
 
+def in_parts(function, size, *tensors):
+    """function(*tensors), each (B, …), on at most `size` rows at a time (0: all), since logits are large."""
+    parts = zip(*(tensor.split(size or len(tensor)) for tensor in tensors))
+    return torch.cat([function(*part) for part in parts])
+
+
 @torch.no_grad()
 def make_experience(actor, critic, reference, reward_model, prompts, prompt_mask, kl_coef, cfg):
     """Let the actor answer left-padded prompts (B, P) and work out all that the update needs."""
@@ -162,22 +187,23 @@ def make_experience(actor, critic, reference, reward_model, prompts, prompt_mask
     #    make the actor look as if it differed from the policy it is.
     tokens, response_mask, logprobs = actor.generate(prompts, prompt_mask, cfg.max_new_tokens, cfg.temperature)
     ids, mask = torch.cat([prompts, tokens], dim=1), torch.cat([prompt_mask, response_mask], dim=1)     # (B, P+R)
-    R = tokens.shape[1]
+    R, size = tokens.shape[1], cfg.micro_batch_size
     rows, last = torch.arange(len(ids), device=ids.device), response_mask.sum(1) - 1                    # (B), (B)
 
     # 2  Score the finished answers. One without an end gets a fixed low score: cut off in mid-sentence,
     #    it is not what the reward model was asked to judge, and the actor must learn to stop.
     ended = tokens[rows, last] == actor.config.eos_token_id                 # (B)
-    scores = torch.where(ended, reward_model.reward(ids, mask), cfg.missing_eos_score)      # (B)
+    scores = torch.where(ended, in_parts(reward_model.reward, size, ids, mask), cfg.missing_eos_score)     # (B)
 
     # 3  Each token pays for the KL it adds; the score comes with the last one.
-    ref_logprobs = token_logprobs(action_logits(reference, ids, mask, R, cfg.temperature), tokens)      # (B, R)
+    ref_logprobs = in_parts(lambda ids, mask, tokens: token_logprobs(
+        action_logits(reference, ids, mask, R, cfg.temperature), tokens), size, ids, mask, tokens)      # (B, R)
     logprobs, ref_logprobs = logprobs * response_mask, ref_logprobs * response_mask
     rewards = -kl_coef * kl_penalty(logprobs, ref_logprobs)                 # (B, R)
     rewards[rows, last] += scores
 
     # 4  Which tokens did better than the critic expected?
-    values = state_values(critic, ids, mask, R) * response_mask             # (B, R)
+    values = in_parts(lambda ids, mask: state_values(critic, ids, mask, R), size, ids, mask) * response_mask    # (B, R)
     advantages, returns = gae(rewards, values, cfg.gamma, cfg.lam)
     advantages = whiten(advantages, response_mask) * response_mask
     return Experience(ids, mask, response_mask, logprobs, ref_logprobs, values, scores, rewards, advantages, returns)
@@ -185,42 +211,51 @@ def make_experience(actor, critic, reference, reward_model, prompts, prompt_mask
 # ----------------------------------------------------------------------------- 5: the update
 
 def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
-    """A few epochs of clipped steps on one rollout. Returns the metrics, averaged over all minibatches."""
-    totals, taken = {}, 0
+    """A few epochs of clipped steps on one rollout. Returns the metrics, averaged over all steps."""
+    totals, steps = {}, 0
+    lengths = experience.response_mask.sum(1).tolist()
     for _ in range(cfg.epochs):
         for rows in torch.randperm(len(experience.ids)).chunk(cfg.minibatches):
-            batch = experience[rows.to(experience.ids.device)]
-            mask, R = batch.response_mask, batch.response_mask.shape[1]
+            for part, share in micro_batches(rows.tolist(), cfg.micro_batch_size, lengths.__getitem__):
+                batch = experience[part]
+                mask, R = batch.response_mask, batch.response_mask.shape[1]
 
-            logits = action_logits(actor, batch.ids, batch.mask, R, cfg.temperature)    # (B, R, V)
-            logprobs = token_logprobs(logits, batch.ids[:, -R:])                        # (B, R)
-            ratio = torch.exp(logprobs - batch.logprobs).detach().where(mask, 1.0)      # (B, R)
-            if taken == 0:
-                check_ratio(ratio)
-            actor_loss, clipped = policy_loss(logprobs, batch.logprobs, batch.advantages, mask, cfg.clip)
-            actor_norm = take_step(actor, actor_optimizer, actor_loss)
+                logits = action_logits(actor, batch.ids, batch.mask, R, cfg.temperature)    # (B, R, V)
+                logprobs = token_logprobs(logits, batch.ids[:, -R:])                        # (B, R)
+                ratio = torch.exp(logprobs - batch.logprobs).detach().where(mask, 1.0)      # (B, R)
+                if steps == 0:
+                    check_ratio(ratio, tolerance(actor))
+                actor_loss, clipped = policy_loss(logprobs, batch.logprobs, batch.advantages, mask, cfg.clip)
+                backward(share * actor_loss)
 
-            values = state_values(critic, batch.ids, batch.mask, R)                     # (B, R)
-            critic_loss, value_clipped = value_loss(values, batch.values, batch.returns, mask, cfg.value_clip)
-            critic_norm = take_step(critic, critic_optimizer, critic_loss)
+                values = state_values(critic, batch.ids, batch.mask, R)                     # (B, R)
+                critic_loss, value_clipped = value_loss(values, batch.values, batch.returns, mask, cfg.value_clip)
+                backward(share * critic_loss)
 
-            taken += 1
-            for name, value in {
-                    "loss/policy": actor_loss, "policy/clipfrac": clipped, "policy/gradient_norm": actor_norm,
-                    "policy/entropy": masked_mean(entropy(logits.detach()), mask),
-                    "policy/approxkl": 0.5 * masked_mean(ratio.log() ** 2, mask),
-                    "val/ratio": masked_mean(ratio, mask), "val/ratio_var": masked_mean((ratio - 1) ** 2, mask),
-                    "loss/value": critic_loss, "val/clipfrac": value_clipped, "val/gradient_norm": critic_norm,
-                    "val/error": masked_mean((values.detach() - batch.returns) ** 2, mask)}.items():
-                totals[name] = totals.get(name, 0.0) + value.item()
-    return {name: total / taken for name, total in totals.items()}
+                for name, value in {
+                        "loss/policy": actor_loss, "policy/clipfrac": clipped,
+                        "policy/entropy": masked_mean(entropy(logits.detach()), mask),
+                        "policy/approxkl": 0.5 * masked_mean(ratio.log() ** 2, mask),
+                        "val/ratio": masked_mean(ratio, mask), "val/ratio_var": masked_mean((ratio - 1) ** 2, mask),
+                        "loss/value": critic_loss, "val/clipfrac": value_clipped,
+                        "val/error": masked_mean((values.detach() - batch.returns) ** 2, mask)}.items():
+                    totals[name] = totals.get(name, 0.0) + share * value.item()
+            for name, model, optimizer in (("policy", actor, actor_optimizer), ("val", critic, critic_optimizer)):
+                norm = take_step(model, optimizer).item()
+                totals[f"{name}/gradient_norm"] = totals.get(f"{name}/gradient_norm", 0.0) + norm
+            steps += 1
+    return {name: total / steps for name, total in totals.items()}
 
 
-def take_step(model, optimizer, loss):
-    """backward, clip, step, zero: in this order. Returns the norm of the gradient before clipping."""
+def backward(loss):
+    """Add the gradient of (a part of) a loss to what there is."""
     if not torch.isfinite(loss):
         raise UserError(f"the loss is {loss.item()}: lower the learning rates, then look for NaN in the rewards")
     loss.backward()
+
+
+def take_step(model, optimizer):
+    """Clip, step, zero: in this order, after backward. Returns the norm of the gradient before clipping."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
@@ -232,6 +267,11 @@ def entropy(logits):
     return logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1)
 
 # ----------------------------------------------------------------------------- checks on every run
+
+def tolerance(model):
+    """How far two computations of one log-probability may lie apart, one token after the other and all at once."""
+    return 0.2 if model.transformer.bf16 else 1e-3
+
 
 def check_ratio(ratio, tolerance=1e-3):
     """Before the first step on a rollout, the probabilities it was sampled with must be found again."""
@@ -296,29 +336,72 @@ def side_by_side(prompts, before, after, tokenizer):
     return "".join(f"{tokenizer.decode(prompt).rstrip()}\n    SFT  {old.strip()}\n    PPO  {new.strip()}"
                    for prompt, old, new in zip(prompts, before, after))
 
+# ----------------------------------------------------------------------------- who takes part
+
+def four_models(sft, rm, train, device, bf16):
+    """{role: model}, from the folders of the SFT and the reward model; on the device "meta" shapes without weights.
+
+    The reference is frozen to define what the KL is measured from; were it to move along, nothing would hold.
+    """
+    models = {}
+    for role, kind, folder, trained in (("actor", GPT, sft, True), ("critic", ScalarGPT, rm, True),
+                                        ("reference", GPT, sft, False), ("reward model", ScalarGPT, rm, False)):
+        model = kind.blank(folder) if device == "meta" else kind.from_pretrained(folder)
+        models[role] = model.place(device, bf16, frozen=not trained)
+        if trained:
+            set_trainable(model, train)
+    return models
+
+
+def show_roles(models, folders, rm, longest_prompt, cfg):
+    """Print what each model starts from, what moves in it, and its memory. Returns the bytes of it all, roughly:
+    weights, and for those that move a gradient and AdamW's two moments, each as large again; then, for a rollout,
+    the keys and values of all answers, or, for a step on a micro-batch, its logits, their softmax and the gradients
+    of both, and some 17 numbers a layer, token and channel for the way back (arXiv:2205.05198, eq. 2)."""
+    print(f"{'role':14}{'starts from':32}{'weights':>14}{'that move':>14}{'memory':>12}")
+    needed = 0
+    for role, model in models.items():
+        moving, total = parameter_count(model)
+        size = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1) for p in model.parameters())
+        print(f"{role:14}{str(folders.get(role, rm)):32}{total:14,}{moving:14,}{size / 2 ** 20:8,.0f} MiB")
+        needed += size
+    config, bytes_ = models["actor"].config, 2 if models["actor"].transformer.bf16 else 4
+    rows, tokens = cfg.micro_batch_size or cfg.batch_size, longest_prompt + cfg.max_new_tokens
+    cache = cfg.batch_size * tokens * config.n_layer * config.n_embd * 2 * bytes_
+    step = rows * (cfg.max_new_tokens * config.vocab_size * 4 * 4 + tokens * config.n_layer * config.n_embd * 17 * bytes_)
+    print(f"{'rollout, step':74}{max(cache, step) / 2 ** 20:8,.0f} MiB at most")
+    return needed + max(cache, step)
+
+
+def check_memory(needed, device):
+    """Refuse a run that cannot fit the GPU, before anything large is allocated on it."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+    if needed > free:
+        raise UserError(f"this run needs about {needed / 2 ** 30:.1f} GiB and {device} has {free / 2 ** 30:.1f} GiB free: "
+                        "lower --micro_batch_size, then --batch_size, then take --train lora:8")
+
 # ----------------------------------------------------------------------------- the loop
 
 def main(cfg):
-    run, device = start(cfg)
+    run, device, bf16 = start(cfg)
     train_set, test_set = data.load(cfg.data)
     train_set.need("prompts", cfg.data)
-    sft, rm = find_model(run, "sft"), find_model(run, "reward")
-    tokenizer = Tokenizer.load(sft)
-    if Tokenizer.load(rm).fingerprint != tokenizer.fingerprint:
-        raise UserError(f"{sft} and {rm} have different tokenizers: train the reward model from this SFT model")
-    actor, reference = (GPT.from_pretrained(sft).to(device) for _ in range(2))
-    critic, reward_model = (ScalarGPT.from_pretrained(rm).to(device) for _ in range(2))
-    # The reference is frozen to define what the KL is measured from; were it to move along, nothing would hold.
-    reference.requires_grad_(False)
-    reward_model.requires_grad_(False)
+    sft, rm = find_model(run, "sft"), find_folder(cfg.reward_model) if cfg.reward_model else find_model(run, "reward")
+    tokenizer = Tokenizer.shared(sft, rm)
+    if "reward_mean" not in read_config(rm):
+        print(f"the scores of {rm} are used as they are; `python reward.py --init {rm} --steps 0` would make a reward "
+              "model of it whose scores of SFT answers have mean 0 and standard deviation 1, which β counts on")
 
-    room = actor.config.block_size - cfg.max_new_tokens
+    blank = four_models(sft, rm, cfg.train, "meta", bf16)
+    positions = min(model.config.block_size for model in blank.values())
+    room = positions - cfg.max_new_tokens
     if room < 1:
-        raise UserError(f"--max_new_tokens {cfg.max_new_tokens} leaves no room for a prompt in the model's "
-                        f"{actor.config.block_size} positions")
+        raise UserError(f"--max_new_tokens {cfg.max_new_tokens} leaves no room for a prompt in the model's {positions} positions")
     prompts, test_prompts = ([tokenizer.encode(prompt)[-room:] for prompt in split.prompts]     # the end matters most
                              for split in (train_set, test_set))
     shown = minibatch(test_prompts, 4, 0, cfg.seed) if test_prompts else []
+    check_memory(show_roles(blank, {"actor": sft, "reference": sft}, rm, max(map(len, prompts)), cfg), device)
+    actor, critic, reference, reward_model = four_models(sft, rm, cfg.train, device, bf16).values()
 
     optimizers = [torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
                   for model in (actor, critic)]
@@ -340,7 +423,7 @@ def main(cfg):
         experience = make_experience(actor, critic, reference, reward_model, ids, mask, kl_coef, cfg)
         kl = experience.logprobs - experience.ref_logprobs                                              # (B, R)
         if step == 0:
-            check_reference(kl)
+            check_reference(kl, tolerance(actor))
         negatives = check_kl(kl.sum(1), negatives)
         metrics = {**learn(actor, critic, *optimizers, experience, cfg),
                    **describe(experience, kl_coef, tokenizer.eos), "lr": lr}
@@ -361,4 +444,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    launch(main, Config)
+    launch(main, Config, PRESETS)

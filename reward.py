@@ -22,24 +22,40 @@ import torch.nn.functional as F
 
 import data
 from common import Log, UserError, find_model, finish, launch, load_resume, save_resume, set_learning_rate, start
-from data.batches import fit, minibatch, pad
+from data.batches import fit, micro_batches, minibatch, pad
 from data.tokenizer import Tokenizer
-from gpt import GPT, ScalarGPT
+from gpt import GPT, ScalarGPT, find_folder, parameter_count, set_trainable
 
 
 @dataclass
 class Config:
     data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
+    init: str = ""              # first weights: a model's folder; default the run's SFT model, with a new head
+    preset: str = ""            # other defaults than these: one of PRESETS below
     run: str = ""               # folder of the run; default out/<data>
     steps: int = 1200           # optimiser steps; the toy's are one pass over its rankings, as is usual
     batch_size: int = 16        # rankings a step; one of K completions is K(K-1)/2 comparisons
+    micro_batch_size: int = 0   # of these, so many at a time: less memory, the same gradient; 0 is all
+    train: str = "all"          # which weights may move: all, last:N blocks, lora:R adapters of rank R; the head always
     lr: float = 2e-3            # peak learning rate
     max_new_tokens: int = 32    # length of the SFT model's answers that the scores are normalised on
     normalise_samples: int = 512    # how many such answers
     save_every: int = 100       # steps between two checkpoints to resume from
     seed: int = 0               # of the new head and the order of the data
     device: str = ""            # cuda, cpu, mps; default what there is
+    precision: str = ""         # fp32 or bf16; default bf16 on a GPU that has it
     resume: bool = False        # go on from the last checkpoint of this run
+
+
+# For OpenAI's GPT-2s on Anthropic's HH, as in sft.py: one pass over 43,835 comparisons, 64 a step, as in the N+
+# reproduction (arXiv:2403.17031). The rate is that of trlX's TL;DR example; minChatGPT takes 1e-4 with batches of 2.
+PRESETS = {
+    "gpt2-hh":        dict(data="hh", lr=1e-5, steps=684, batch_size=64, micro_batch_size=32, max_new_tokens=128),
+    "gpt2-medium-hh": dict(data="hh", lr=1e-5, steps=684, batch_size=64, micro_batch_size=16, max_new_tokens=128),
+    "gpt2-large-hh":  dict(data="hh", lr=5e-6, steps=684, batch_size=64, micro_batch_size=8, max_new_tokens=128),
+    "gpt2-xl-hh":     dict(data="hh", lr=5e-6, steps=684, batch_size=64, micro_batch_size=4, max_new_tokens=128),
+    "unified-hh":     dict(data="hh", lr=3e-6, steps=684, batch_size=64, micro_batch_size=8, max_new_tokens=128),
+}
 
 # ----------------------------------------------------------------------------- data
 
@@ -78,6 +94,11 @@ def score_pairs(model, examples, device=None):
             worse.append(j)
         first += len(ranking)
     return scores[better], scores[worse]
+
+
+def pair_count(example):
+    """How many comparisons a (prompt ids, ranking) stands for."""
+    return len(example[1]) * (len(example[1]) - 1) // 2
 
 
 @torch.no_grad()
@@ -122,11 +143,16 @@ def train(model, examples, folder, cfg, device):
     log = Log(folder.parent, "reward", cfg.steps, first)
     for step in range(first, cfg.steps):
         rate = set_learning_rate(optimizer, cfg.lr, step, cfg.steps)
-        chosen, rejected = score_pairs(model, minibatch(examples, cfg.batch_size, step, cfg.seed), device)  # (pairs)
+        scores = []
+        batch = minibatch(examples, cfg.batch_size, step, cfg.seed)
+        for part, share in micro_batches(batch, cfg.micro_batch_size, pair_count):
+            chosen, rejected = score_pairs(model, part, device)                         # (pairs), (pairs)
+            (share * pairwise_loss(chosen, rejected)).backward()
+            scores.append(torch.stack([chosen, rejected]).detach())                     # (2, pairs)
+        chosen, rejected = torch.cat(scores, dim=1)
         loss = pairwise_loss(chosen, rejected)
         if not torch.isfinite(loss):
             raise UserError(f"the loss of step {step} is {loss.item()}: lower --lr")
-        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -139,11 +165,14 @@ def train(model, examples, folder, cfg, device):
 
 
 def main(cfg):
-    run, device = start(cfg)
+    run, device, bf16 = start(cfg)
     train_set, test_set = data.load(cfg.data)
     sft_folder = find_model(run, "sft")
-    tokenizer, sft = Tokenizer.load(sft_folder), GPT.from_pretrained(sft_folder).to(device)
-    model = ScalarGPT.from_pretrained(sft_folder).to(device)
+    init = find_folder(cfg.init) if cfg.init else sft_folder
+    tokenizer, sft = Tokenizer.shared(sft_folder, init), GPT.from_pretrained(sft_folder).place(device, bf16, frozen=True)
+    model = ScalarGPT.from_pretrained(init, new_head=True).place(device, bf16)
+    set_trainable(model, cfg.train)
+    print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
     block_size = model.config.block_size
     examples = encode_comparisons(train_set.need("comparisons", cfg.data), tokenizer, block_size)
 
@@ -151,7 +180,7 @@ def main(cfg):
 
     if test_set.comparisons:
         held_out = encode_comparisons(test_set.comparisons, tokenizer, block_size)
-        share, longer = accuracy(model, held_out, cfg.batch_size, device)
+        share, longer = accuracy(model, held_out, cfg.micro_batch_size or cfg.batch_size, device)
         print(f"held-out accuracy {share:.1%} of {len(held_out):,} comparisons (chance 50%, the longer one wins {longer:.1%})")
     prompts = [tokenizer.encode(prompt)[-(block_size - cfg.max_new_tokens):] for prompt in train_set.prompts]
     mean, std = fit_normalisation(model, sft, minibatch(prompts, cfg.normalise_samples, 0, cfg.seed), cfg, device)
@@ -160,4 +189,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    launch(main, Config)
+    launch(main, Config, PRESETS)

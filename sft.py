@@ -11,6 +11,7 @@ InstructGPT (arXiv:2203.02155, section 3.5) does the same from GPT-3.
 
 Axes: B batch, T tokens, C channels, V vocabulary, N tokens of the batch that carry loss.
 """
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,19 +19,22 @@ import torch.nn.functional as F
 
 import data
 from common import Log, UserError, finish, launch, load_resume, save_resume, set_learning_rate, start
-from data.batches import fit, minibatch, pad
+from data.batches import fit, micro_batches, minibatch, pad
 from data.tokenizer import Tokenizer
-from gpt import GPT, GPTConfig
+from gpt import GPT, GPTConfig, find_folder, parameter_count, parse_train, set_trainable
 
 
 @dataclass
 class Config:
     data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
-    init: str = "scratch"       # where the weights come from: scratch (then it reads text first), or a model's folder
+    init: str = "scratch"       # first weights: scratch (it reads text first), gpt2, gpt2-medium, -large, -xl, or a folder
+    preset: str = ""            # other defaults than these: one of PRESETS below
     run: str = ""               # folder of the run; default out/<data>
     steps: int = 800            # optimiser steps on demonstrations
     pretrain_steps: int = 900   # optimiser steps on text before that: facts need clean text, manners do not
     batch_size: int = 16        # texts or demonstrations a step: many small steps teach a tiny model most
+    micro_batch_size: int = 0   # of these, so many at a time: less memory, the same gradient; 0 is all
+    train: str = "all"          # which weights demonstrations may move: all, last:N blocks, lora:R adapters of rank R
     lr: float = 2e-3            # peak learning rate on demonstrations
     pretrain_lr: float = 5e-3   # peak learning rate on text: high, because the model is tiny
     n_layer: int = 4            # the shape of a model from scratch …
@@ -40,7 +44,20 @@ class Config:
     save_every: int = 100       # steps between two checkpoints to resume from
     seed: int = 0               # of the initial weights and the order of the data
     device: str = ""            # cuda, cpu, mps; default what there is
+    precision: str = ""         # fp32 or bf16; default bf16 on a GPU that has it
     resume: bool = False        # go on from the last checkpoint of this run
+
+
+# Where to start with OpenAI's GPT-2s on Anthropic's HH: one pass over the 43,835 demonstrations of helpful-base,
+# 128 a step as in the N+ reproduction (arXiv:2403.17031), whose one rate for all stages is `unified`. The other
+# rates are those of TRL's SFTConfig (2e-5) and of trlX's TL;DR example (1e-5, for GPT-J).
+PRESETS = {
+    "gpt2-hh":        dict(data="hh", init="gpt2",        lr=2e-5, steps=342, batch_size=128, micro_batch_size=32, block_size=512),
+    "gpt2-medium-hh": dict(data="hh", init="gpt2-medium", lr=2e-5, steps=342, batch_size=128, micro_batch_size=16, block_size=512),
+    "gpt2-large-hh":  dict(data="hh", init="gpt2-large",  lr=1e-5, steps=342, batch_size=128, micro_batch_size=8, block_size=512),
+    "gpt2-xl-hh":     dict(data="hh", init="gpt2-xl",     lr=1e-5, steps=342, batch_size=128, micro_batch_size=4, block_size=512),
+    "unified-hh":     dict(data="hh", init="gpt2-large",  lr=3e-6, steps=342, batch_size=128, micro_batch_size=8, block_size=512),
+}
 
 # ----------------------------------------------------------------------------- data
 
@@ -76,13 +93,18 @@ def sft_loss(model, examples, device=None):
     return F.cross_entropy(logits.float(), ids[:, 1:][targets])
 
 
+def learned_tokens(example):
+    """How many tokens of a (prompt ids, completion ids) pair carry loss: no state stands before a very first token."""
+    prompt, completion = example
+    return len(completion) if prompt else len(completion) - 1
+
+
 @torch.no_grad()
 def test_loss(model, examples, cfg, device):
     """Mean loss over (up to 512 of) the held-out examples."""
-    examples = examples[:512]
-    batches = [examples[i:i + cfg.batch_size] for i in range(0, len(examples), cfg.batch_size)]
-    weights = [sum(len(completion) for _, completion in batch) for batch in batches]
-    return sum(w * sft_loss(model, b, device).item() for w, b in zip(weights, batches)) / sum(weights)
+    size = cfg.micro_batch_size or cfg.batch_size
+    parts = micro_batches(examples[:512], size, learned_tokens)
+    return sum(share * sft_loss(model, part, device).item() for part, share in parts)
 
 # ----------------------------------------------------------------------------- the loop
 
@@ -98,14 +120,18 @@ def train(model, examples, held_out, folder, steps, lr, cfg, device):
     log = Log(folder.parent, folder.name, steps, first)
     for step in range(first, steps):
         rate = set_learning_rate(optimizer, lr, step, steps)
-        loss = sft_loss(model, minibatch(examples, cfg.batch_size, step, cfg.seed), device)
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss of step {step} is {loss.item()}: lower the learning rate")
-        loss.backward()
+        loss = 0.0
+        batch = minibatch(examples, cfg.batch_size, step, cfg.seed)
+        for part, share in micro_batches(batch, cfg.micro_batch_size, learned_tokens):
+            part_loss = share * sft_loss(model, part, device)
+            part_loss.backward()
+            loss += part_loss.item()
+        if not math.isfinite(loss):
+            raise UserError(f"the loss of step {step} is {loss}: lower the learning rate")
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        log(step, {"loss": loss.item(), "lr": rate, "gradient_norm": norm}, show=["loss"])
+        log(step, {"loss": loss, "lr": rate, "gradient_norm": norm}, show=["loss"])
         if (step + 1) % cfg.save_every == 0:
             save_resume(folder, step=step + 1, model=model.state_dict(), optimizer=optimizer.state_dict())
     if held_out:
@@ -116,24 +142,27 @@ def train(model, examples, held_out, folder, steps, lr, cfg, device):
 
 
 def main(cfg):
-    run, device = start(cfg)
+    run, device, bf16 = start(cfg)
     if cfg.resume and not any((run / file).exists() for file in ("base/resume.pt", "base/config.json", "sft/resume.pt")):
         raise UserError(f"--resume: no checkpoint in {run}; start without --resume")
     train_set, test_set = data.load(cfg.data)
 
     if cfg.init == "scratch":
+        parse_train(cfg.train, cfg.n_layer)         # a mistake is told now, not after minutes of reading
         tokenizer = data.tokenizer_for(cfg.data)
-        model = GPT(GPTConfig(tokenizer.vocab_size, cfg.block_size, cfg.n_layer, cfg.n_head, cfg.n_embd,
-                              tokenizer.eos)).to(device)
+        model = GPT(GPTConfig(tokenizer.vocab_size, cfg.block_size, cfg.n_layer, cfg.n_head, cfg.n_embd, tokenizer.eos))
         if cfg.resume and (run / "base" / "config.json").exists() and not (run / "base" / "resume.pt").exists():
-            model = GPT.from_pretrained(run / "base").to(device)
+            model = GPT.from_pretrained(run / "base").place(device, bf16)
         else:
             texts = encode_texts(train_set.need("texts", cfg.data), tokenizer, cfg.block_size)
-            train(model, texts, [], run / "base", cfg.pretrain_steps, cfg.pretrain_lr, cfg, device)
+            train(model.place(device, bf16), texts, [], run / "base", cfg.pretrain_steps, cfg.pretrain_lr, cfg, device)
             finish(model, tokenizer, run / "base")
     else:
-        tokenizer, model = Tokenizer.load(cfg.init), GPT.from_pretrained(cfg.init).to(device)
+        folder = find_folder(cfg.init)
+        tokenizer, model = Tokenizer.load(folder), GPT.from_pretrained(folder).place(device, bf16)
 
+    set_trainable(model, cfg.train)
+    print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
     block_size = min(cfg.block_size, model.config.block_size)
     examples = encode_demonstrations(train_set.need("demonstrations", cfg.data), tokenizer, block_size)
     held_out = encode_demonstrations(test_set.demonstrations, tokenizer, block_size) if test_set.demonstrations else []
@@ -142,4 +171,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    launch(main, Config)
+    launch(main, Config, PRESETS)

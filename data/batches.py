@@ -31,3 +31,15 @@ def minibatch(rows, size, step, seed):
     epoch, position = divmod(step, per_epoch)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + 1_000_003 * epoch))
     return [rows[i] for i in order[position * size:(position + 1) * size].tolist()]
+
+
+def micro_batches(batch, size, weight):
+    """A batch in parts of at most `size` examples (0: in one), each with its share of the batch's whole weight.
+
+    A loss is a mean over tokens or pairs. Its gradient is the sum of the parts' gradients only if each part
+    counts by how many of them it has, weight(example); a plain mean over parts would favour short texts.
+    """
+    total = sum(map(weight, batch))
+    for i in range(0, len(batch), size or len(batch)):
+        part = batch[i:i + (size or len(batch))]
+        yield part, sum(map(weight, part)) / total

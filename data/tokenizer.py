@@ -49,11 +49,26 @@ class Tokenizer:
         if config.get("tokenizer_fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
             raise UserError(f"{folder}: the tokenizer is not the one this model was trained with "
                             f"({tokenizer.fingerprint}, not {config['tokenizer_fingerprint']}); restore {FILE}")
+        if config.get("vocab_size", tokenizer.vocab_size) < tokenizer.vocab_size or config.get("eos_token_id", tokenizer.eos) != tokenizer.eos:
+            raise UserError(f"{folder}: a model of {config.get('vocab_size')} tokens that ends with token {config.get('eos_token_id')} "
+                            f"does not go with the tokenizer {tokenizer.name} ({tokenizer.vocab_size} tokens, {EOS} is {tokenizer.eos})")
         return tokenizer
 
     @classmethod
+    def shared(cls, *folders):
+        """The tokenizer of models that are to work together. Raises UserError if it is not the same one."""
+        tokenizers = [cls.load(folder) for folder in folders]
+        for folder, tokenizer in zip(folders, tokenizers):
+            if tokenizer.fingerprint != tokenizers[0].fingerprint:
+                raise UserError(f"{folders[0]} and {folder} have different tokenizers ({tokenizers[0].name} and "
+                                f"{tokenizer.name}): train the reward model from this SFT model")
+        return tokenizers[0]
+
+    @classmethod
     def read(cls, file):
-        """The vocabulary in a `tokenizer.tiktoken`."""
+        """The vocabulary in a `tokenizer.tiktoken`. Raises UserError if there is none."""
+        if not Path(file).is_file():
+            raise UserError(f"{file} is missing, the vocabulary that the model beside it was trained with")
         return cls.words([base64.b64decode(line.split()[0]) for line in Path(file).read_text().splitlines()])
 
     def save(self, folder):
@@ -75,5 +90,6 @@ class Tokenizer:
         return prompt_ids, self.encoding.encode_ordinary(completion) + [self.eos]
 
     def decode(self, ids):
-        """The text of a list of ids, <|endoftext|> left out."""
-        return self.encoding.decode([i for i in ids if i != self.eos])
+        """The text of a list of ids. <|endoftext|>, the last token, says nothing; nor does an id above it, which a
+        model has whose vocabulary was rounded up."""
+        return self.encoding.decode([i for i in ids if i < self.eos])

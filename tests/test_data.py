@@ -50,14 +50,14 @@ def test_the_end_token_is_the_last_id_and_is_not_shown(tokenizer):
 
 
 def test_a_vocabulary_lies_beside_its_model_and_is_recognised(tokenizer, tmp_path):
-    critic().save_pretrained(tmp_path, tokenizer)
+    critic(vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eos).save_pretrained(tmp_path, tokenizer)
     back = Tokenizer.load(tmp_path)
     assert (back.fingerprint, back.eos) == (tokenizer.fingerprint, tokenizer.eos)
     assert back.encode("Is owl a bird?") == tokenizer.encode("Is owl a bird?")
 
 
 def test_another_vocabulary_beside_a_model_is_refused(tokenizer, tmp_path):
-    critic().save_pretrained(tmp_path, tokenizer)
+    critic(vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eos).save_pretrained(tmp_path, tokenizer)
     lines = (tmp_path / "tokenizer.tiktoken").read_text().splitlines()
     lines[-2:] = reversed(lines[-2:])                           # two words change places
     (tmp_path / "tokenizer.tiktoken").write_text("\n".join(lines) + "\n")

@@ -159,7 +159,7 @@ def test_matrices_are_stored_the_way_gpt2_stores_them(tmp_path):
 def test_a_reward_model_starts_from_a_language_model_with_a_new_head(tmp_path):
     sft = model()
     sft.save_pretrained(tmp_path)
-    started = ScalarGPT.from_pretrained(tmp_path)
+    started = ScalarGPT.from_pretrained(tmp_path, new_head=True)
     assert all(torch.equal(tensor, started.state_dict()[name]) for name, tensor in sft.state_dict().items())
     assert started.score.weight.std() > 0
 
@@ -175,7 +175,8 @@ def broken(tmp_path, change):
 @pytest.mark.parametrize("change, message", [
     (lambda t: t.pop("transformer.ln_f.bias"), "transformer.ln_f.bias is missing"),
     (lambda t: t.update({"transformer.ln_f.bias": torch.zeros(9)}), r"ln_f.bias has shape \(9,\).*asks for \(8,\)"),
-    (lambda t: t.update({"h.9.what": torch.zeros(1)}), "h.9.what is no part of GPT-2")])
+    (lambda t: t.update({"h.9.what": torch.zeros(1)}), "h.9.what is no part of GPT-2"),
+    (lambda t: t.update({"score.weight": torch.zeros(1, 8)}), "score.weight is no part of a language model")])
 def test_a_folder_with_other_tensors_is_refused_by_name(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         GPT.from_pretrained(broken(tmp_path, change))

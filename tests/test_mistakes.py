@@ -45,7 +45,7 @@ def test_a_flag_that_does_not_exist_ends_with_code_2(command, script):
 
 
 @pytest.mark.parametrize("script, flag, value", [
-    (sft, "steps", "0"), (sft, "batch_size", "0"), (sft, "save_every", "0"), (sft, "n_head", "0"), (sft, "lr", "-1"), (sft, "lr", "nan"),
+    (sft, "steps", "-1"), (sft, "batch_size", "0"), (sft, "save_every", "0"), (sft, "n_head", "0"), (sft, "lr", "-1"), (sft, "lr", "nan"),
     (reward, "steps", "-3"), (reward, "normalise_samples", "1"), (ppo, "epochs", "0"), (ppo, "minibatches", "0"),
     (ppo, "max_new_tokens", "0"), (ppo, "sample_every", "0"), (ppo, "temperature", "-1"), (evaluate, "samples", "0"), (evaluate, "best_of", "0"),
     (ppo, "temperature", "0"), (ppo, "kl_horizon", "0"), (ppo, "clip", "-0.1"), (ppo, "value_clip", "-1"), (ppo, "critic_lr", "-1")])
