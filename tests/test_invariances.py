@@ -4,7 +4,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from data.batches import pad
+import reward
+import sft
+from data.batches import micro_batches, pad
 from ppo import Experience, learn, make_experience, policy_loss, value_loss
 from reward import pairwise_loss, score_pairs
 from sft import sft_loss
@@ -166,3 +168,59 @@ def test_the_order_of_the_rows_changes_no_update():
     _, parameters = update(experience, minibatches=1)
     _, shuffled = update(experience[order], minibatches=1)
     close(shuffled, parameters)
+
+# ----------------------------------------------------------------------------- micro-batches
+
+DEMONSTRATIONS = [([1, 2], [3, EOS]), ([4], [5, 6, 7, 8, 9, EOS]), ([2, 2, 3], [EOS]), ([], [1, 5, 9, EOS])]
+RANKINGS = [([1, 2], [[3, EOS], [4, 5, 6, EOS]]), ([6], [[7, EOS], [8, EOS], [EOS], [1, 1, EOS]]), ([3], [[EOS], [2, EOS], [5, EOS]])]
+
+
+@pytest.fixture
+def plain_steps(monkeypatch):
+    """SGD in place of AdamW, which blows the rounding of a gradient that is 0 up to a whole step."""
+    monkeypatch.setattr(torch.optim, "AdamW", lambda parameters, **_: torch.optim.SGD(parameters, lr=0.0))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_two_steps_on_demonstrations_are_the_same_in_micro_batches(plain_steps, quiet, tmp_path, size):
+    """The completions have 2, 6, 1 and 3 tokens to learn: a mean over examples would be another step."""
+    def trained(**changes):
+        gpt, cfg = model(), sft.Config(batch_size=4, save_every=9, **changes)
+        sft.train(gpt, DEMONSTRATIONS, DEMONSTRATIONS, tmp_path, 2, 0.1, cfg, "cpu")
+        return quiet.runs.pop(tmp_path.name), torch.cat([p.detach().flatten() for p in gpt.parameters()])
+    (whole, parameters), (parts, again) = trained(), trained(micro_batch_size=size)
+    close(again, parameters, 1e-5)
+    for step in (0, 1, 2):
+        assert parts[step] == pytest.approx(whole[step], abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_two_steps_on_rankings_are_the_same_in_micro_batches(plain_steps, quiet, tmp_path, size):
+    """The rankings stand for 1, 6 and 3 pairs."""
+    def trained(**changes):
+        rm, cfg = critic(), reward.Config(batch_size=3, steps=2, lr=0.1, save_every=9, **changes)
+        reward.train(rm, RANKINGS, tmp_path, cfg, "cpu")
+        return quiet.runs.pop("reward"), torch.cat([p.detach().flatten() for p in rm.parameters()])
+    (whole, parameters), (parts, again) = trained(), trained(micro_batch_size=size)
+    close(again, parameters, 1e-5)
+    for step in (0, 1):
+        assert parts[step] == pytest.approx(whole[step], abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_update_is_the_same_in_micro_batches(size):
+    metrics, parameters = update(rollout())
+    part_metrics, part_parameters = update(rollout(), micro_batch_size=size)
+    close(part_parameters, parameters)
+    assert part_metrics == pytest.approx(metrics, abs=1e-5)
+
+
+def test_a_rollout_is_the_same_in_micro_batches():
+    whole, parts = rollout(), rollout(micro_batch_size=3)
+    for field in fields(Experience):
+        close(getattr(parts, field.name), getattr(whole, field.name), 1e-5)
+
+
+def test_the_shares_of_micro_batches_are_those_of_their_weight():
+    assert list(micro_batches([1, 2, 5], 2, weight=lambda x: x)) == [([1, 2], 3 / 8), ([5], 5 / 8)]
+    assert list(micro_batches([1, 2, 5], 0, weight=lambda x: x)) == [([1, 2, 5], 1.0)]
