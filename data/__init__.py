@@ -1,6 +1,8 @@
 """One door to all data sets: `load(name)` gives a training and a test `Dataset` of plain strings.
 
     toy                     the embedded world, see toy.py
+    hh, hh:SUBSET[+…]       Anthropic's helpful and harmless dialogues, see hh.py
+    tldr                    Reddit posts and their summaries, see tldr.py
     FILE.jsonl[.gz]         your own rows, in any mixture of these shapes (extra keys are ignored)
 
     {"text"}                            pages to read             -> sft.py --init scratch
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import UserError
+from data import hh, tldr
 from data.jsonl import read_jsonl
 from data.tokenizer import FILE as TOKENIZER_FILE, Tokenizer
 
@@ -46,9 +49,13 @@ def load(name):
     """(train, test) of the data set `name`. Raises UserError when there is none or a row is malformed."""
     if name == "toy":
         return load_toy()
+    if name.partition(":")[0] == "hh":
+        return tuple(map(gather, hh.load(name)))
+    if name == "tldr":
+        return tuple(map(gather, tldr.load()))
     path = Path(name)
     if not path.is_file():
-        raise UserError(f"--data {name}: no such file (and no data set of that name; there is: toy)")
+        raise UserError(f"--data {name}: no such file (and no data set of that name; there are: toy, hh, tldr)")
     return split(read_jsonl(path), path)
 
 

@@ -2,6 +2,7 @@
 import gzip
 import json
 import re
+import zlib
 from collections import Counter
 
 from common import UserError
@@ -12,33 +13,36 @@ TURN = "\n\nAssistant:"
 def read_jsonl(path):
     """Rows of a file, each {"text"}, {"prompt"}, {"prompt", "completion"} or {"prompt", "completions"}
     (best first). Odd rows are counted by kind and the counts printed. Raises UserError with the line."""
-    rows, odd = [], Counter()
+    rows = usable(path, ((where, shaped(row, where)) for where, row in objects(path)))
+    if not rows:
+        raise UserError(f"{path}: no usable row in this file")
+    return rows
+
+
+def objects(path):
+    """(where, object) of every line that is not blank; `where` names file and line. Raises UserError."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    row = parse(line, f"{path}, line {number}")
-                    rows.append(rank(row, f"{path}, line {number}", odd) if "chosen" in row or "completions" in row
-                                else drop_empty(row, odd))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+                    yield f"{path}, line {number}", parse(line, f"{path}, line {number}")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    used = [row for row in rows if row]
-    if odd:
-        print(f"{path}: {len(rows):,} rows read, {len(used):,} used; "
-              + "; ".join(f"{count} {kind}" for kind, count in odd.items()))
-    if not used:
-        raise UserError(f"{path}: no usable row in this file")
-    return used
 
 
 def parse(line, where):
-    """The object on one line, with just the keys of its shape, each present and of the right type."""
+    """The object on one line."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
     if not isinstance(row, dict):
         raise UserError(f'{where}: a row must be an object like {{"prompt": "…"}}, not {line.strip()[:40]}')
+    return row
+
+
+def shaped(row, where):
+    """The row with just the keys of its shape, each present and of the right type."""
     if "chosen" in row or "rejected" in row:
         keys = ["prompt", "chosen", "rejected"] if "prompt" in row else ["chosen", "rejected"]
     elif "completions" in row:
@@ -54,6 +58,18 @@ def parse(line, where):
         if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
             raise UserError(f'{where}: "{key}" must be ' + ("a list of strings" if key == "completions" else "a string"))
     return {key: row[key] for key in keys}
+
+
+def usable(name, rows):
+    """The rows, of (where, row), that something can be learned from. Prints how many of `name` are odd."""
+    rows, odd = list(rows), Counter()
+    used = [rank(row, where, odd) if "chosen" in row or "completions" in row else drop_empty(row, odd)
+            for where, row in rows]
+    used = [row for row in used if row]
+    if odd:
+        print(f"{name}: {len(rows):,} rows read, {len(used):,} used; "
+              + "; ".join(f"{count} {kind}" for kind, count in odd.items()))
+    return used
 
 
 def drop_empty(row, odd):
@@ -89,6 +105,9 @@ def split_dialogues(row, where, odd):
         prompt, _, completion = row[key].rpartition(TURN)
         parts[key] = prompt + TURN, completion
     (prompt, chosen), (other, rejected) = parts.values()
+    if "\n\nHuman:" in chosen + rejected:
+        odd["dropped: a human has the last turn"] += 1
+        return None
     if prompt != other:
         odd["dropped: the dialogues differ before the last turn"] += 1
         return None

@@ -1,0 +1,31 @@
+"""hh: people's conversations with Anthropic's early assistants, and which of two last answers they preferred.
+
+    hh                                  helpful-base
+    hh:harmless-base                    another subset
+    hh:helpful-base+harmless-base       several, one after the other
+
+Bai et al., arXiv:2204.05862; MIT licence. In helpful-* people asked for help and chose the more helpful answer;
+in harmless-base they tried to make the assistant do harm and chose the less harmful one, so the two pull in
+different directions. A row is two whole dialogues that differ in the last turn: jsonl.py splits them there. The
+data are meant for reward models; as nobody wrote demonstrations, SFT learns from the chosen answers.
+"""
+from common import UserError, from_hub
+from data.jsonl import read_jsonl
+
+REPOSITORY = "Anthropic/hh-rlhf"
+SUBSETS = ("helpful-base", "helpful-online", "helpful-rejection-sampled", "harmless-base")
+# The repository's fifth folder, red-team-attempts, has single conversations with ratings, so nothing to compare.
+
+
+def load(name):
+    """(training rows, test rows) of `name`: "hh" or "hh:SUBSET+…". HH brings a test file with each subset."""
+    subsets = (name.partition(":")[2] or SUBSETS[0]).split("+")
+    for subset in subsets:
+        if subset not in SUBSETS:
+            raise UserError(f'--data {name}: there is no subset "{subset}" with comparisons; '
+                            f'there are: {", ".join(SUBSETS)}')
+    print(f"{name}: what people really said; some of these texts are offensive or upsetting")
+    folder = from_hub(REPOSITORY, [f"{subset}/{split}.jsonl.gz" for subset in subsets for split in ("train", "test")],
+                      kind="dataset")
+    return [[row for subset in subsets for row in read_jsonl(folder / subset / f"{split}.jsonl.gz")]
+            for split in ("train", "test")]

@@ -1,0 +1,71 @@
+"""tldr: posts from Reddit, their writers' own summaries, and which of two summaries people preferred.
+
+    demonstrations  a post and the summary that ended it        116,722 for training, 6,553 for the test
+    comparisons     a post and two summaries, the better first  some 93,000 and 51,000
+
+Stiennon et al., arXiv:2009.01325. OpenAI keeps the files in its public store: the posts are Syed et al.'s TL;DR
+corpus (CC BY 4.0), the choices have OpenAI's modified MIT licence. PPO practises on the demonstrations' prompts.
+"""
+from common import UserError
+from data.download import cache_folder, download
+from data.jsonl import objects, usable
+from data.tokenizer import Tokenizer
+
+STORE = "https://openaipublic.blob.core.windows.net/summarize-from-feedback"
+POSTS = {"train": "datasets/tldr_3_filtered/train.jsonl", "test": "datasets/tldr_3_filtered/test.jsonl"}
+# JSON lines in spite of their names. There is no batch21, and batch0_cnndm, cnndm0 and cnndm2 are about news.
+COMPARISONS = [f"dataset/comparisons/{name}.json"
+               for name in [*(f"batch{i}" for i in range(3, 21)), "batch22", "edit_b2_eval_test"]]
+# The paper chose between models by valid1 and reported valid2, so only that is a test.
+SPLITS = {"train": "train", "valid1": None, "valid2": "test"}
+PROMPT_TOKENS = 512
+
+
+def load():
+    """(training rows, test rows). Downloads what is not yet there."""
+    files = {file: download(f"{STORE}/{file}", cache_folder() / "tldr" / file.split("/")[-1])
+             for file in [*POSTS.values(), *COMPARISONS]}
+    tokenizer = Tokenizer.gpt2()
+    rows = {"train": [], "test": [], None: []}
+    for split, file in POSTS.items():
+        rows[split] += read(files[file], demonstration, tokenizer)
+    for file in COMPARISONS:
+        for where, row in read(files[file], comparison, tokenizer):
+            rows[row["split"]].append((where, row))
+    return usable("tldr, training", rows["train"]), usable("tldr, test", rows["test"])
+
+
+def read(path, convert, tokenizer):
+    """(where, converted row) of every line of a file. Raises UserError with the line if it has another form."""
+    for where, row in objects(path):
+        try:
+            row = convert(row, tokenizer)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise UserError(f"{where}: not a row as OpenAI published them ({type(error).__name__}: {error})") from error
+        yield where, row
+
+
+def demonstration(row, tokenizer):
+    return {"prompt": prompt(row, tokenizer), "completion": completion(row["summary"])}
+
+
+def comparison(row, tokenizer):
+    better, worse = row["summaries"][row["choice"]], row["summaries"][1 - row["choice"]]
+    return {"prompt": prompt(row["info"], tokenizer), "chosen": completion(better["text"]),
+            "rejected": completion(worse["text"]), "split": SPLITS[row["split"]]}
+
+
+def completion(summary):
+    """One space before it, as after any "TL;DR:": the posts' summaries have none, those of the comparisons have."""
+    return " " + summary.strip()
+
+
+def prompt(post, tokenizer):
+    """A post in the paper's frame. One that is too long loses what follows its last newline, again and again,
+    so that "TL;DR:" always survives; a post of one line loses its last word, one of a single word its last letter."""
+    text = post["post"]
+    while True:
+        whole = "SUBREDDIT: r/" + post["subreddit"] + "\n\nTITLE: " + post["title"] + "\n\nPOST: " + text + "\n\nTL;DR:"
+        if not text or len(tokenizer.encode(whole)) <= PROMPT_TOKENS:
+            return whole
+        text = text.rpartition("\n")[0] or text.rpartition(" ")[0] or text[:-1]
