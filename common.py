@@ -152,17 +152,19 @@ def read_json(file):
         raise UserError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from error
 
 
-def save_resume(folder, **state):
+def save_resume(folder, cfg, **state):
     """Write `resume.pt`: all that a loop needs to go on as if it had never stopped, the RNG's state included."""
-    state["rng"] = torch.get_rng_state()
+    state.update(rng=torch.get_rng_state(), train=cfg.train)
     write_whole(folder / "resume.pt", lambda path: torch.save(state, path))
 
 
-def load_resume(folder):
-    """Read `resume.pt` back and restore the RNG. Raises UserError if there is nothing to resume."""
+def load_resume(folder, cfg):
+    """Read `resume.pt` back and restore the RNG. Raises UserError if there is nothing (of this kind) to resume."""
     if not (folder / "resume.pt").exists():
         raise UserError(f"--resume: there is no {folder / 'resume.pt'}; start without --resume")
     state = torch.load(folder / "resume.pt", weights_only=True)
+    if state["train"] != cfg.train:
+        raise UserError(f"--resume: {folder / 'resume.pt'} was written with --train {state['train']}, not {cfg.train}")
     torch.set_rng_state(state.pop("rng"))
     return state
 

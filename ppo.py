@@ -408,7 +408,7 @@ def main(cfg):
     folder, kl_coef, first, negatives = run / "ppo", cfg.kl_coef, 0, 0
     before = answers(reference, shown, tokenizer, cfg, device) if shown else []
     if cfg.resume:
-        state = load_resume(folder)
+        state = load_resume(folder, cfg)
         for name, part in (("actor", actor), ("critic", critic), ("actor_optimizer", optimizers[0]),
                            ("critic_optimizer", optimizers[1])):
             part.load_state_dict(state[name])
@@ -435,7 +435,7 @@ def main(cfg):
             now = answers(actor, shown, tokenizer, cfg, device)
             log.text(step, "samples", f"\nafter {step + 1} updates" + side_by_side(shown, before, now, tokenizer))
         if (step + 1) % cfg.save_every == 0:
-            save_resume(folder, step=step + 1, kl_coef=kl_coef, negatives=negatives, before=before,
+            save_resume(folder, cfg, step=step + 1, kl_coef=kl_coef, negatives=negatives, before=before,
                         actor=actor.state_dict(), critic=critic.state_dict(),
                         actor_optimizer=optimizers[0].state_dict(), critic_optimizer=optimizers[1].state_dict())
     log.close()

@@ -136,7 +136,7 @@ def train(model, examples, folder, cfg, device):
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
     first = 0
     if cfg.resume:
-        state = load_resume(folder)
+        state = load_resume(folder, cfg)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
@@ -160,7 +160,7 @@ def train(model, examples, folder, cfg, device):
                    "score/chosen": chosen.mean(), "score/rejected": rejected.mean(), "lr": rate, "gradient_norm": norm},
             show=["loss", "accuracy"])
         if (step + 1) % cfg.save_every == 0:
-            save_resume(folder, step=step + 1, model=model.state_dict(), optimizer=optimizer.state_dict())
+            save_resume(folder, cfg, step=step + 1, model=model.state_dict(), optimizer=optimizer.state_dict())
     log.close()
 
 

@@ -113,7 +113,7 @@ def train(model, examples, held_out, folder, steps, lr, cfg, device):
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
     first = 0
     if cfg.resume and (folder / "resume.pt").exists():
-        state = load_resume(folder)
+        state = load_resume(folder, cfg)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
@@ -133,7 +133,7 @@ def train(model, examples, held_out, folder, steps, lr, cfg, device):
         optimizer.zero_grad()
         log(step, {"loss": loss, "lr": rate, "gradient_norm": norm}, show=["loss"])
         if (step + 1) % cfg.save_every == 0:
-            save_resume(folder, step=step + 1, model=model.state_dict(), optimizer=optimizer.state_dict())
+            save_resume(folder, cfg, step=step + 1, model=model.state_dict(), optimizer=optimizer.state_dict())
     if held_out:
         loss = test_loss(model, held_out, cfg, device)
         log.writer.add_scalar("test_loss", loss, steps)

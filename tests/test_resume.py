@@ -30,6 +30,8 @@ def interrupted(run_stage, quiet, script, stop, **flags):
     (sft, "sft", [], dict(pretrain_steps=2, steps=4)),          # stopped while it learned to answer
     (sft, "base", [], dict(pretrain_steps=4, steps=2)),         # stopped while it read
     (reward, "reward", [sft], dict(steps=4)),
+    (reward, "reward", [sft], dict(steps=4, train="lora:2")),
+    (ppo, "ppo", [sft, reward], dict(steps=4, train="lora:2")),
     (ppo, "ppo", [sft, reward], dict(steps=4, kl_target=0.01, kl_horizon=10, kl_coef=0.5))])
 def test_four_steps_are_two_and_two_more_after_resuming(run_stage, quiet, monkeypatch, script, stage, before, flags):
     for earlier in before:
@@ -82,10 +84,10 @@ def test_there_must_be_something_to_resume(run_stage, script, before):
 
 def test_a_checkpoint_brings_the_random_numbers_back(tmp_path):
     torch.manual_seed(7)
-    save_resume(tmp_path, step=3, tensors={"a": torch.ones(2)})
+    save_resume(tmp_path, ppo.Config(), step=3, tensors={"a": torch.ones(2)})
     expected = torch.rand(3)
     torch.manual_seed(8)
-    state = load_resume(tmp_path)
+    state = load_resume(tmp_path, ppo.Config())
     assert torch.equal(torch.rand(3), expected)
     assert state["step"] == 3 and set(state) == {"step", "tensors"}
 

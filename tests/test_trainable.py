@@ -1,0 +1,242 @@
+"""What moves and what does not: --train, LoRA, precision, the table of roles, the presets."""
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import evaluate
+import ppo
+import reward
+import sft
+from common import UserError, launch
+from gpt import GPT, GPTConfig, LoRA, ScalarGPT, parameter_count, parse_train, set_trainable
+from tiny import BLOCK, VOCAB, Stop, close, critic, model
+
+IDS = torch.randint(VOCAB, (3, BLOCK), generator=torch.Generator().manual_seed(0))
+MODES = ["all", "last:1", "lora:2"]
+
+
+def moved(before, after):
+    """The names of the parameters of two models of one shape that differ."""
+    return {name for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
+            if not torch.equal(old, new)}
+
+# ----------------------------------------------------------------------------- --train
+
+
+def test_last_n_moves_the_last_blocks_and_what_follows_them():
+    for kind, head in ((model, []), (critic, ["score.weight"])):
+        net = kind(n_layer=3)
+        set_trainable(net, "last:2")
+        moving = [name for name, p in net.named_parameters() if p.requires_grad]
+        assert moving == [name for name, _ in net.named_parameters()
+                          if name.startswith(("transformer.h.1.", "transformer.h.2.", "transformer.ln_f."))] + head
+
+
+def test_lora_moves_two_thin_matrices_at_every_matrix_of_the_blocks_and_the_scalar_head():
+    # per block, with C = 8 channels and rank 2: 2·(8 + 24) + 2·(8 + 8) + 2·(8 + 32) + 2·(32 + 8)
+    for kind, head in ((model, 0), (critic, 8)):
+        net, plain = kind(), parameter_count(kind())[1]
+        set_trainable(net, "lora:2")
+        assert parameter_count(net) == (2 * 256 + head, plain + 2 * 256)
+
+
+def test_all_moves_everything():
+    net = critic()
+    set_trainable(net, "all")
+    assert parameter_count(net) == (parameter_count(net)[1],) * 2
+
+
+@pytest.mark.parametrize("train", ["last:0", "last:3", "lora:0", "lora", "last:x", "none", "all:1", "lora:-1"])
+def test_a_train_that_makes_no_sense_is_refused(train):
+    with pytest.raises(UserError, match=f"--train {train}: must be all, last:N with N of the model's 2 blocks, or lora:R"):
+        parse_train(train, 2)
+
+
+def test_lora_starts_as_the_model_it_is_added_to_and_then_leaves_it():
+    net, plain = model(), model()(IDS)
+    set_trainable(net, "lora:2")
+    assert torch.equal(net(IDS), plain)
+    net(IDS).square().mean().backward()
+    torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=1.0).step()
+    assert (net(IDS) - plain).abs().max() > 1e-3
+
+
+def test_lora_adds_the_product_of_its_two_matrices():
+    linear = torch.nn.Linear(3, 2)
+    lora = LoRA(linear, 1)
+    with torch.no_grad():
+        lora.lora_a.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
+        lora.lora_b.copy_(torch.tensor([[10.0], [-1.0]]))
+    x = torch.tensor([[1.0, 0.0, -1.0]])                        # A x = -2, B A x = (-20, 2), doubled
+    close((lora(x) - linear(x)).detach(), [[-40.0, 4.0]], 1e-5)
+    close((lora.merged() @ x[0] + linear.bias).detach(), lora(x)[0].detach(), 1e-5)
+
+
+@pytest.mark.parametrize("train", MODES)
+def test_each_stage_moves_what_it_should_and_saves_plain_gpt2(run_stage, world, train):
+    run_stage(sft)
+    run = run_stage(sft, run="moved", train=train, init="run/base")
+    for stage, start, kind in ((reward, "sft", ScalarGPT), (ppo, "sft", GPT)):
+        run = run_stage(stage, run="moved", train=train)
+    plain = load_file("run/base/model.safetensors").keys()
+    sft_model, base = GPT.from_pretrained("moved/sft"), GPT.from_pretrained("run/base")
+    actor = GPT.from_pretrained("moved/ppo")
+    value_model, rm = ScalarGPT.from_pretrained("moved/ppo/critic"), ScalarGPT.from_pretrained("moved/reward")
+    assert load_file("moved/sft/model.safetensors").keys() == load_file("moved/ppo/model.safetensors").keys() == plain
+    assert load_file("moved/reward/model.safetensors").keys() == plain | {"score.weight"}
+
+    blocks = {name for name, _ in base.named_parameters() if ".h.0." in name}
+    expected = {"all": {name for name, _ in base.named_parameters()}, "last:1": blocks | {"transformer.ln_f.weight", "transformer.ln_f.bias"},
+                "lora:2": {name for name in blocks if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))}}[train]
+    rows = {"transformer.wpe.weight"}                           # positions that no text of this world reaches stay
+    for before, after, head in ((base, sft_model, set()), (sft_model, actor, set()), (rm, value_model, {"score.weight"})):
+        assert moved(before, after) - rows == (expected | head) - rows
+
+
+@pytest.mark.parametrize("train", MODES)
+def test_the_actor_starts_at_the_reference_in_every_mode(run_stage, world, quiet, train, monkeypatch):
+    run_stage(sft)
+    run_stage(reward)
+    checked = []
+    monkeypatch.setattr(ppo, "check_reference", lambda kl, tolerance: checked.append((kl.abs().max().item(), tolerance)))
+    run_stage(ppo, train=train, steps=2)
+    [(kl, tolerance)] = checked
+    assert kl < 1e-5 and tolerance == 1e-3
+
+
+def test_a_run_cannot_be_resumed_with_other_weights_moving(run_stage, world, quiet):
+    run_stage(sft)
+    run_stage(reward)
+    quiet.stop = 3
+    with pytest.raises(Stop):
+        run_stage(ppo, train="lora:2", save_every=2)
+    with pytest.raises(UserError, match="ppo/resume.pt was written with --train lora:2, not all"):
+        run_stage(ppo, resume=True)
+
+# ----------------------------------------------------------------------------- precision
+
+
+def test_a_frozen_model_in_bf16_has_the_very_numbers_of_the_one_that_it_is_a_copy_of():
+    for kind in (model, critic):
+        moving, frozen = kind().place("cpu", bf16=True), kind().place("cpu", bf16=True, frozen=True)
+        assert torch.equal(moving(IDS), frozen(IDS))
+        assert moving(IDS).dtype == torch.float32
+
+
+def test_bf16_rounds_the_blocks_and_nothing_else():
+    exact, rounded = model()(IDS), model().place("cpu", bf16=True)(IDS)
+    assert 1e-4 < (exact - rounded).abs().max() < 0.5
+    frozen = critic().place("cpu", bf16=True, frozen=True)
+    halves = {name for name, p in frozen.named_parameters() if p.dtype == torch.bfloat16}
+    assert halves == {name for name, _ in frozen.named_parameters() if ".attn.c_" in name or ".mlp.c_" in name}
+
+
+def test_what_is_trained_keeps_float32_weights_and_gradients():
+    for train in MODES:
+        net = model().place("cpu", bf16=True)
+        set_trainable(net, train)
+        net(IDS).square().mean().backward()
+        assert {p.dtype for p in net.parameters()} == {p.grad.dtype for p in net.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_logprobs_that_were_sampled_in_bf16_are_found_again():
+    actor = model(block_size=64, n_layer=4, n_head=4, n_embd=32).place("cpu", bf16=True)
+    prompts = IDS[:, :6]
+    torch.manual_seed(0)
+    tokens, mask, logprobs = actor.generate(prompts, torch.ones_like(prompts).bool(), 40)
+    ids, whole = torch.cat([prompts, tokens], 1), torch.cat([torch.ones_like(prompts).bool(), mask], 1)
+    again = ppo.token_logprobs(ppo.action_logits(actor, ids, whole, tokens.shape[1], 1.0), tokens)
+    assert (again - logprobs)[mask].abs().max() < ppo.tolerance(actor)
+
+
+@pytest.mark.parametrize("train", MODES)
+def test_the_whole_story_runs_in_bf16(run_stage, world, quiet, train):
+    run_stage(sft, precision="bf16")
+    for stage in (reward, ppo):
+        run_stage(stage, precision="bf16", train=train)
+    run = quiet.runs["ppo"]
+    assert all(value == value for step in range(4) for value in run[step].values())     # no NaN
+    assert {p.dtype for p in load_file("run/ppo/model.safetensors").values()} == {torch.float32}
+
+
+def test_a_precision_that_does_not_exist_is_refused(run_stage, world):
+    with pytest.raises(UserError, match="--precision fp8: must be fp32 or bf16"):
+        run_stage(sft, precision="fp8")
+
+# ----------------------------------------------------------------------------- who takes part
+
+
+def gpt2_small(kind=GPT):
+    with torch.device("meta"):
+        return kind(GPTConfig())
+
+
+def test_the_table_counts_gpt2_small_right(capsys):
+    """124,439,808 weights by the paper's shape: 50257·768 + 1024·768 + 12·(12·768² + 13·768) + 2·768. Trained in
+    float32 they take 16 bytes each, frozen in bf16 2 for the 12·12·768² + 12·9·768 of the matrices and 4 for the rest."""
+    V, P, C, L = 50257, 1024, 768, 12
+    total, matrices = V * C + P * C + L * (12 * C ** 2 + 13 * C) + 2 * C, L * (12 * C ** 2 + 9 * C)
+    assert total == 124_439_808
+    actor, reference = gpt2_small().place("meta", True), gpt2_small().place("meta", True, frozen=True)
+    cfg = ppo.Config(batch_size=64, micro_batch_size=8, max_new_tokens=100)
+    needed = ppo.show_roles({"actor": actor, "reference": reference}, {"actor": "sft", "reference": "sft"}, "rm", 412, cfg)
+    weights = 16 * total + 2 * matrices + 4 * (total - matrices)
+    cache = 64 * 512 * L * C * 2 * 2                            # keys and values of 64 answers in bf16
+    step = 8 * 100 * V * 4 * 4 + 8 * 512 * L * C * 34
+    assert needed == weights + max(cache, step)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:4] for line in lines[1:3]] == [["actor", "sft", "124,439,808", "124,439,808"],
+                                                         ["reference", "sft", "124,439,808", "0"]]
+
+
+def test_shapes_without_weights_take_no_memory(tmp_path):
+    critic().save_pretrained(tmp_path)
+    assert {p.device.type for p in ScalarGPT.blank(tmp_path).parameters()} == {"meta"}
+
+
+def test_a_run_that_does_not_fit_the_gpu_is_refused_before_it_allocates(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2 ** 30, 24 * 2 ** 30))
+    ppo.check_memory(8 * 2 ** 30, torch.device("cuda"))
+    with pytest.raises(UserError, match="needs about 8.5 GiB and cuda has 8.0 GiB free: lower --micro_batch_size"):
+        ppo.check_memory(8.5 * 2 ** 30, torch.device("cuda"))
+    ppo.check_memory(2 ** 60, torch.device("cpu"))
+
+
+def test_nothing_is_loaded_before_the_memory_is_checked(run_stage, world, monkeypatch):
+    run_stage(sft)
+    run_stage(reward)
+    loaded, checked = [], []
+    original = GPT.from_pretrained.__func__
+    monkeypatch.setattr(GPT, "from_pretrained", classmethod(lambda cls, *a, **k: loaded.append(cls) or original(cls, *a, **k)))
+    monkeypatch.setattr(ppo, "check_memory", lambda needed, device: checked.append((needed > 0, len(loaded))))
+    run_stage(ppo, steps=1)
+    assert checked == [(True, 0)] and len(loaded) == 4
+
+# ----------------------------------------------------------------------------- presets
+
+
+@pytest.mark.parametrize("script", [sft, reward, ppo, evaluate])
+def test_every_preset_is_made_of_flags_that_exist_and_fits_gpt2(script):
+    assert script.PRESETS.keys() == sft.PRESETS.keys()
+    for name, preset in script.PRESETS.items():
+        cfg = script.Config(**preset)
+        assert cfg.data == "hh" and getattr(cfg, "max_new_tokens", 0) + getattr(cfg, "block_size", 0) < 1024
+
+
+def test_a_unified_rate_is_one_rate_in_all_stages():
+    rates = {sft.PRESETS["unified-hh"]["lr"], reward.PRESETS["unified-hh"]["lr"],
+             ppo.PRESETS["unified-hh"]["lr"], ppo.PRESETS["unified-hh"]["critic_lr"]}
+    assert rates == {3e-6}
+
+
+def test_a_flag_overrides_its_preset_and_the_rest_of_the_preset_holds(monkeypatch):
+    got = []
+    monkeypatch.setattr("sys.argv", ["ppo.py", "--lr", "1e-7", "--preset", "gpt2-medium-hh"])
+    launch(got.append, ppo.Config, ppo.PRESETS)
+    assert (got[0].lr, got[0].critic_lr, got[0].data, got[0].lam) == (1e-7, 9e-6, "hh", 0.95)
+
+
+def test_a_preset_that_does_not_exist_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["ppo.py", "--preset", "gpt3"])
+    with pytest.raises(SystemExit, match="^ppo.py: --preset gpt3: there is no such preset; there are gpt2-hh, gpt2-medium-hh"):
+        launch(print, ppo.Config, ppo.PRESETS)
