@@ -89,7 +89,7 @@ def test_a_checkpoint_brings_the_random_numbers_back(tmp_path):
     torch.manual_seed(8)
     state = load_resume(tmp_path, ppo.Config())
     assert torch.equal(torch.rand(3), expected)
-    assert state["step"] == 3 and set(state) == {"step", "tensors"}
+    assert state["step"] == 3 and set(state) == {"step", "tensors", "train"}
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
