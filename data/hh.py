@@ -24,8 +24,8 @@ def load(name):
         if subset not in SUBSETS:
             raise UserError(f'--data {name}: there is no subset "{subset}" with comparisons; '
                             f'there are: {", ".join(SUBSETS)}')
-    print(f"{name}: what people really said; some of these texts are offensive or upsetting")
     folder = from_hub(REPOSITORY, [f"{subset}/{split}.jsonl.gz" for subset in subsets for split in ("train", "test")],
                       kind="dataset")
+    print(f"{name}: what people really said; some of these texts are offensive or upsetting")
     return [[row for subset in subsets for row in read_jsonl(folder / subset / f"{split}.jsonl.gz")]
             for split in ("train", "test")]
