@@ -15,20 +15,32 @@ class UserError(Exception):
 # ----------------------------------------------------------------------------- start
 
 def launch(main, Config, presets=None):
-    """Read the command line into a Config and run `main`: exit code 1 after a UserError, 2 after a
-    wrong flag, 130 after Ctrl-C. A `--preset` of `presets` changes the defaults that flags override."""
+    """Read the command line into a Config and run `main`: exit code 1 after a UserError, 2 after a wrong flag, 130
+    after Ctrl-C. A preset changes the defaults, which flags override: the one that --preset names, or that of the
+    GPT-2 which the run is about."""
     try:
         cfg = tyro.cli(Config)
-        if presets and cfg.preset:
-            if cfg.preset not in presets:
-                raise UserError(f"--preset {cfg.preset}: there is no such preset; there are {', '.join(presets)}")
-            cfg = tyro.cli(Config, default=Config(preset=cfg.preset, **presets[cfg.preset]))
+        if name := presets and (cfg.preset or preset_of(cfg)):
+            if name not in presets:
+                raise UserError(f"--preset {name}: there is no such preset; there are {', '.join(presets)}")
+            print(f"preset {name}: " + " ".join(f"--{flag} {value}" for flag, value in presets[name].items()))
+            cfg = tyro.cli(Config, default=Config(preset=name, **presets[name]))
         main(cfg)
     except UserError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
         print("\nstopped; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def preset_of(cfg):
+    """"gpt2" to "gpt2-xl" if a stage starts from one of them, known by its name or its width; "" for other models."""
+    widths = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
+    init = getattr(cfg, "init", "")
+    file = (Path(init) if init else run_folder(cfg) / "sft") / "config.json"
+    if init in widths.values() and not file.exists():
+        return init
+    return widths.get(read_json(file).get("n_embd"), "") if file.exists() and init != "scratch" else ""
 
 
 def start(cfg):

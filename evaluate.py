@@ -30,7 +30,7 @@ from gpt import GPT, ScalarGPT, token_logprobs
 @dataclass
 class Config:
     data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
-    preset: str = ""            # other defaults than these: the data set and the length of one of ppo.py's presets
+    preset: str = ""            # another length than this, of one of ppo.py's presets; default that of the model
     run: str = ""               # folder of the run; default out/<data>
     samples: int = 4            # answers of each model to each test prompt
     prompts: int = 256          # test prompts at most
@@ -44,7 +44,7 @@ class Config:
     precision: str = ""         # fp32 or bf16; default bf16 on a GPU that has it
 
 
-PRESETS = {name: dict(data=preset["data"], max_new_tokens=preset["max_new_tokens"]) for name, preset in ppo.PRESETS.items()}
+PRESETS = {name: dict(max_new_tokens=preset["max_new_tokens"]) for name, preset in ppo.PRESETS.items()}
 
 # ----------------------------------------------------------------------------- answers
 

@@ -33,7 +33,7 @@ from gpt import GPT, ScalarGPT, find_folder, parameter_count, set_trainable, tok
 @dataclass
 class Config:
     data: str = "toy"               # data set: toy, or a .jsonl or .jsonl.gz of your own
-    preset: str = ""                # other defaults than these: one of PRESETS below
+    preset: str = ""                # other defaults than these, of PRESETS below; default that of the model
     reward_model: str = ""          # folder of a reward model trained elsewhere; default the run's
     run: str = ""                   # folder of the run; default out/<data>
     steps: int = 100                # updates: rollouts of batch_size answers each
@@ -62,16 +62,15 @@ class Config:
     resume: bool = False            # go on from the last checkpoint of this run
 
 
-# For OpenAI's GPT-2s on Anthropic's HH, as in sft.py. Four epochs of one step: Ziegler et al. and all who reproduced
-# them; 128 answers a rollout: trlX. Rates: 1e-5 is Ziegler's for this very GPT-2 (124M), 5e-6 and 9e-6 minChatGPT's
+# Other defaults for OpenAI's GPT-2s, as in sft.py. Four epochs of one step: Ziegler et al. and all who reproduced
+# them; 128 answers a rollout: trlX. Rates: 1e-5 is Ziegler's for the smallest of the four, 5e-6 and 9e-6 minChatGPT's
 # for medium, 3e-6 that of TRL and of the N+ reproduction (arXiv:2403.17031), with 512 answers in `unified`.
-HH = dict(data="hh", epochs=4, minibatches=1, max_new_tokens=128)
 PRESETS = {
-    "gpt2-hh":        dict(HH, lr=1e-5, critic_lr=1e-5, steps=400, batch_size=128, micro_batch_size=32),
-    "gpt2-medium-hh": dict(HH, lr=5e-6, critic_lr=9e-6, steps=400, batch_size=128, micro_batch_size=16),
-    "gpt2-large-hh":  dict(HH, lr=3e-6, critic_lr=3e-6, steps=400, batch_size=128, micro_batch_size=8),
-    "gpt2-xl-hh":     dict(HH, lr=3e-6, critic_lr=3e-6, steps=400, batch_size=128, micro_batch_size=4),
-    "unified-hh":     dict(HH, lr=3e-6, critic_lr=3e-6, steps=1953, batch_size=512, micro_batch_size=8),
+    "gpt2":        dict(lr=1e-5, critic_lr=1e-5, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=32, max_new_tokens=128),
+    "gpt2-medium": dict(lr=5e-6, critic_lr=9e-6, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=16, max_new_tokens=128),
+    "gpt2-large":  dict(lr=3e-6, critic_lr=3e-6, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=8, max_new_tokens=128),
+    "gpt2-xl":     dict(lr=3e-6, critic_lr=3e-6, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=4, max_new_tokens=128),
+    "unified":     dict(lr=3e-6, critic_lr=3e-6, steps=1953, batch_size=512, epochs=4, minibatches=1, micro_batch_size=8, max_new_tokens=128),
 }
 
 # ----------------------------------------------------------------------------- the mathematics

@@ -31,7 +31,7 @@ from gpt import GPT, ScalarGPT, find_folder, parameter_count, set_trainable
 class Config:
     data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
     init: str = ""              # first weights: a model's folder; default the run's SFT model, with a new head
-    preset: str = ""            # other defaults than these: one of PRESETS below
+    preset: str = ""            # other defaults than these, of PRESETS below; default that of the model, if there is one
     run: str = ""               # folder of the run; default out/<data>
     steps: int = 1200           # optimiser steps; the toy's are one pass over its rankings, as is usual
     batch_size: int = 16        # rankings a step; one of K completions is K(K-1)/2 comparisons
@@ -47,14 +47,14 @@ class Config:
     resume: bool = False        # go on from the last checkpoint of this run
 
 
-# For OpenAI's GPT-2s on Anthropic's HH, as in sft.py: one pass over 43,835 comparisons, 64 a step, as in the N+
-# reproduction (arXiv:2403.17031). The rate is that of trlX's TL;DR example; minChatGPT takes 1e-4 with batches of 2.
+# Other defaults for OpenAI's GPT-2s, as in sft.py: one pass over 43,835 comparisons, 64 a step, as in the N+
+# reproduction (arXiv:2403.17031). 1e-5 is the rate of trlX's TL;DR example; minChatGPT takes 1e-4 with batches of 2.
 PRESETS = {
-    "gpt2-hh":        dict(data="hh", lr=1e-5, steps=684, batch_size=64, micro_batch_size=32, max_new_tokens=128),
-    "gpt2-medium-hh": dict(data="hh", lr=1e-5, steps=684, batch_size=64, micro_batch_size=16, max_new_tokens=128),
-    "gpt2-large-hh":  dict(data="hh", lr=5e-6, steps=684, batch_size=64, micro_batch_size=8, max_new_tokens=128),
-    "gpt2-xl-hh":     dict(data="hh", lr=5e-6, steps=684, batch_size=64, micro_batch_size=4, max_new_tokens=128),
-    "unified-hh":     dict(data="hh", lr=3e-6, steps=684, batch_size=64, micro_batch_size=8, max_new_tokens=128),
+    "gpt2":        dict(lr=1e-5, steps=684, batch_size=64, micro_batch_size=32, max_new_tokens=128),
+    "gpt2-medium": dict(lr=1e-5, steps=684, batch_size=64, micro_batch_size=16, max_new_tokens=128),
+    "gpt2-large":  dict(lr=5e-6, steps=684, batch_size=64, micro_batch_size=8, max_new_tokens=128),
+    "gpt2-xl":     dict(lr=5e-6, steps=684, batch_size=64, micro_batch_size=4, max_new_tokens=128),
+    "unified":     dict(lr=3e-6, steps=684, batch_size=64, micro_batch_size=8, max_new_tokens=128),
 }
 
 # ----------------------------------------------------------------------------- data

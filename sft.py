@@ -28,7 +28,7 @@ from gpt import GPT, GPTConfig, find_folder, parameter_count, parse_train, set_t
 class Config:
     data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
     init: str = "scratch"       # first weights: scratch (it reads text first), gpt2, gpt2-medium, -large, -xl, or a folder
-    preset: str = ""            # other defaults than these: one of PRESETS below
+    preset: str = ""            # other defaults than these, of PRESETS below; default that of the model, if there is one
     run: str = ""               # folder of the run; default out/<data>
     steps: int = 800            # optimiser steps on demonstrations
     pretrain_steps: int = 900   # optimiser steps on text before that: facts need clean text, manners do not
@@ -48,15 +48,15 @@ class Config:
     resume: bool = False        # go on from the last checkpoint of this run
 
 
-# Where to start with OpenAI's GPT-2s on Anthropic's HH: one pass over the 43,835 demonstrations of helpful-base,
-# 128 a step as in the N+ reproduction (arXiv:2403.17031), whose one rate for all stages is `unified`. The other
-# rates are those of TRL's SFTConfig (2e-5) and of trlX's TL;DR example (1e-5, for GPT-J).
+# Other defaults for OpenAI's GPT-2s, taken with --init gpt2 and so on: places to start from, for Anthropic's HH. 342
+# steps of 128 are one pass over helpful-base; batch and pass as in the N+ reproduction (arXiv:2403.17031), whose one
+# rate for all stages is `unified`. The other rates: TRL's SFTConfig (2e-5), trlX's TL;DR example (1e-5, for GPT-J).
 PRESETS = {
-    "gpt2-hh":        dict(data="hh", init="gpt2",        lr=2e-5, steps=342, batch_size=128, micro_batch_size=32, block_size=512),
-    "gpt2-medium-hh": dict(data="hh", init="gpt2-medium", lr=2e-5, steps=342, batch_size=128, micro_batch_size=16, block_size=512),
-    "gpt2-large-hh":  dict(data="hh", init="gpt2-large",  lr=1e-5, steps=342, batch_size=128, micro_batch_size=8, block_size=512),
-    "gpt2-xl-hh":     dict(data="hh", init="gpt2-xl",     lr=1e-5, steps=342, batch_size=128, micro_batch_size=4, block_size=512),
-    "unified-hh":     dict(data="hh", init="gpt2-large",  lr=3e-6, steps=342, batch_size=128, micro_batch_size=8, block_size=512),
+    "gpt2":        dict(lr=2e-5, steps=342, batch_size=128, micro_batch_size=32, block_size=512),
+    "gpt2-medium": dict(lr=2e-5, steps=342, batch_size=128, micro_batch_size=16, block_size=512),
+    "gpt2-large":  dict(lr=1e-5, steps=342, batch_size=128, micro_batch_size=8, block_size=512),
+    "gpt2-xl":     dict(lr=1e-5, steps=342, batch_size=128, micro_batch_size=4, block_size=512),
+    "unified":     dict(lr=3e-6, steps=342, batch_size=128, micro_batch_size=8, block_size=512),
 }
 
 # ----------------------------------------------------------------------------- data

@@ -8,7 +8,7 @@ import ppo
 import reward
 import sft
 from common import UserError, launch
-from gpt import GPT, GPTConfig, LoRA, ScalarGPT, parameter_count, parse_train, set_trainable
+from gpt import HUB, GPT, GPTConfig, LoRA, ScalarGPT, parameter_count, parse_train, set_trainable
 from tiny import BLOCK, VOCAB, Stop, close, critic, model
 
 IDS = torch.randint(VOCAB, (3, BLOCK), generator=torch.Generator().manual_seed(0))
@@ -215,28 +215,48 @@ def test_nothing_is_loaded_before_the_memory_is_checked(run_stage, world, monkey
 # ----------------------------------------------------------------------------- presets
 
 
+@pytest.fixture
+def flags(monkeypatch):
+    """The Config that a script would run with."""
+    def read(script, *arguments):
+        got = []
+        monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", *arguments])
+        launch(got.append, script.Config, script.PRESETS)
+        return got[0]
+    return read
+
+
 @pytest.mark.parametrize("script", [sft, reward, ppo, evaluate])
 def test_every_preset_is_made_of_flags_that_exist_and_fits_gpt2(script):
-    assert script.PRESETS.keys() == sft.PRESETS.keys()
-    for name, preset in script.PRESETS.items():
+    assert script.PRESETS.keys() == {*HUB, "unified"}
+    for preset in script.PRESETS.values():
         cfg = script.Config(**preset)
-        assert cfg.data == "hh" and getattr(cfg, "max_new_tokens", 0) + getattr(cfg, "block_size", 0) < 1024
+        assert getattr(cfg, "max_new_tokens", 0) + getattr(cfg, "block_size", 0) < 1024
 
 
 def test_a_unified_rate_is_one_rate_in_all_stages():
-    rates = {sft.PRESETS["unified-hh"]["lr"], reward.PRESETS["unified-hh"]["lr"],
-             ppo.PRESETS["unified-hh"]["lr"], ppo.PRESETS["unified-hh"]["critic_lr"]}
+    rates = {sft.PRESETS["unified"]["lr"], reward.PRESETS["unified"]["lr"], ppo.PRESETS["unified"]["lr"], ppo.PRESETS["unified"]["critic_lr"]}
     assert rates == {3e-6}
 
 
-def test_a_flag_overrides_its_preset_and_the_rest_of_the_preset_holds(monkeypatch):
-    got = []
-    monkeypatch.setattr("sys.argv", ["ppo.py", "--lr", "1e-7", "--preset", "gpt2-medium-hh"])
-    launch(got.append, ppo.Config, ppo.PRESETS)
-    assert (got[0].lr, got[0].critic_lr, got[0].data, got[0].lam) == (1e-7, 9e-6, "hh", 0.95)
+def test_a_gpt2_by_its_name_brings_its_preset_and_a_flag_overrides_it(flags, capsys):
+    cfg = flags(sft, "--init", "gpt2-large", "--steps", "7")
+    assert (cfg.lr, cfg.steps, cfg.batch_size, cfg.data) == (1e-5, 7, 128, "toy")
+    assert "preset gpt2-large: --lr 1e-05 --steps 342" in capsys.readouterr().out
 
 
-def test_a_preset_that_does_not_exist_is_one_sentence(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["ppo.py", "--preset", "gpt3"])
-    with pytest.raises(SystemExit, match="^ppo.py: --preset gpt3: there is no such preset; there are gpt2-hh, gpt2-medium-hh"):
-        launch(print, ppo.Config, ppo.PRESETS)
+@pytest.mark.parametrize("width, lr, critic_lr", [(768, 1e-5, 1e-5), (1024, 5e-6, 9e-6), (64, 4e-4, 2e-3)])
+def test_a_run_about_a_gpt2_brings_the_preset_of_its_width(flags, tmp_path, width, lr, critic_lr):
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "config.json").write_text(f'{{"n_embd": {width}}}')
+    cfg = flags(ppo, "--run", str(tmp_path))
+    assert (cfg.lr, cfg.critic_lr) == (lr, critic_lr)
+
+
+def test_a_preset_by_name_goes_before_that_of_the_model(flags):
+    assert flags(sft, "--init", "gpt2", "--preset", "unified").lr == 3e-6
+
+
+def test_a_preset_that_does_not_exist_is_one_sentence(flags):
+    with pytest.raises(SystemExit, match="^ppo.py: --preset gpt3: there is no such preset; there are gpt2, gpt2-medium"):
+        flags(ppo, "--preset", "gpt3")
