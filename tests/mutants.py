@@ -93,8 +93,8 @@ MUTANTS = [
     ("data/__init__.py", "demonstrations are the worst answers", "(prompt, ranking[0])", "(prompt, ranking[-1])"),
     # ------------------------------------------------------------------------- common.py
     ("common.py", "a run goes on with other weights moving", 'if state["train"] != cfg.train:', "if False:"),
-    ("common.py", "a preset overrides the flags", "cfg = tyro.cli(Config, default=Config(preset=cfg.preset, **presets[cfg.preset]))",
-     "cfg = Config(preset=cfg.preset, **presets[cfg.preset])"),
+    ("common.py", "a preset overrides the flags", "cfg = tyro.cli(Config, default=Config(preset=name, **presets[name]))",
+     "cfg = Config(preset=name, **presets[name])"),
     ("common.py", "the learning rate starts at zero", "(step + 1) / max(1, warmup * steps)", "step / max(1, warmup * steps)"),
     ("common.py", "the learning rate does not decay", "(1 - done) / (1 - warmup), 1.0)", "1.0)"),
     ("common.py", "the learning rate is computed and not used", 'group["lr"] = rate', 'group["lr"] = group["lr"]'),
