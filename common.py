@@ -79,14 +79,14 @@ def run_folder(cfg):
 def from_hub(repo, files, kind="model"):
     """The folder with `files` (glob patterns) of a Hugging Face repository: out of its cache, or downloaded once,
     with progress. HF_HOME and HF_HUB_OFFLINE are respected. Raises UserError with address and destination."""
-    import httpx                                                # slow to import, and the toy does without
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants, snapshot_download    # slow to import, and the toy does without
     try:
         return Path(snapshot_download(repo, repo_type=kind, allow_patterns=files))
-    except (OSError, httpx.HTTPError) as error:
+    except Exception as error:      # OSError, RuntimeError, what the HTTP client raises: they have no common base
         address = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
-        raise UserError(f"{address} could not be downloaded to {constants.HF_HUB_CACHE} ({str(error).splitlines()[0]}); "
-                        "connect once, and it is read from there ever after") from error
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{address} could not be downloaded to {constants.HF_HUB_CACHE} ({reason}); connect once, "
+                        "and it is read from there ever after") from error
 
 
 def find_model(run, stage):
