@@ -268,9 +268,9 @@ class ScalarGPT(GPT):
 
     def reward(self, ids, mask):
         """The number at each row's last real token, (B): only that one has seen the whole text."""
-        if self.config.eos_is_pad:      # transformers took the end for padding, and read the score before it
-            mask = mask & (ids != self.config.eos_token_id)
         positions = torch.arange(ids.shape[1], device=ids.device)
+        if self.config.eos_is_pad:      # transformers took the end for padding, and read the score before it
+            positions = positions * (ids != self.config.eos_token_id)               # (B, T)
         last = (mask * positions).argmax(dim=1)                                     # (B)
         return self(ids, mask)[torch.arange(len(ids), device=ids.device), last]     # (B)
 
@@ -408,7 +408,8 @@ def main():
     from data.tokenizer import Tokenizer
     if len(sys.argv) != 2:
         raise UserError("give the folder of a model, such as out/toy/ppo")
-    tokenizer, model = Tokenizer.load(sys.argv[1]), GPT.from_pretrained(sys.argv[1])
+    folder = find_folder(sys.argv[1])
+    tokenizer, model = Tokenizer.load(folder), GPT.from_pretrained(folder)
     print("Ask something; an empty line ends the talk.")
     dialogue = ""
     while question := input("Human: ").strip():
