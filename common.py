@@ -81,12 +81,15 @@ def from_hub(repo, files, kind="model"):
     with progress. HF_HOME and HF_HUB_OFFLINE are respected. Raises UserError with address and destination."""
     from huggingface_hub import constants, snapshot_download    # slow to import, and the toy does without
     try:
-        return Path(snapshot_download(repo, repo_type=kind, allow_patterns=files))
+        folder = Path(snapshot_download(repo, repo_type=kind, allow_patterns=files))
+        if missing := [pattern for pattern in files if not any(folder.glob(pattern))]:
+            raise FileNotFoundError("the cache lacks " + ", ".join(missing))    # offline it is returned as it is
     except Exception as error:      # OSError, RuntimeError, what the HTTP client raises: they have no common base
         address = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
         reason = str(error).partition("\n")[0]
         raise UserError(f"{address} could not be downloaded to {constants.HF_HUB_CACHE} ({reason}); connect once, "
                         "and it is read from there ever after") from error
+    return folder
 
 
 def find_model(run, stage):

@@ -29,7 +29,7 @@ from gpt import GPT, ScalarGPT, token_logprobs
 
 @dataclass
 class Config:
-    data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
+    data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
     preset: str = ""            # another length than this, of one of ppo.py's presets; default that of the model
     run: str = ""               # folder of the run; default out/<data>
     samples: int = 4            # answers of each model to each test prompt

@@ -29,7 +29,7 @@ from gpt import GPT, ScalarGPT, find_folder, parameter_count, set_trainable
 
 @dataclass
 class Config:
-    data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
+    data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
     init: str = ""              # first weights: a model's folder; default the run's SFT model, with a new head
     preset: str = ""            # other defaults than these, of PRESETS below; default that of the model, if there is one
     run: str = ""               # folder of the run; default out/<data>
@@ -179,7 +179,7 @@ def main(cfg):
     train(model, examples, run / "reward", cfg, device)
 
     if test_set.comparisons:
-        held_out = encode_comparisons(test_set.comparisons, tokenizer, block_size)
+        held_out = encode_comparisons(test_set.comparisons[:5000], tokenizer, block_size)
         share, longer = accuracy(model, held_out, cfg.micro_batch_size or cfg.batch_size, device)
         print(f"held-out accuracy {share:.1%} of {len(held_out):,} comparisons (chance 50%, the longer one wins {longer:.1%})")
     prompts = [tokenizer.encode(prompt)[-(block_size - cfg.max_new_tokens):] for prompt in train_set.prompts]

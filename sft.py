@@ -26,7 +26,7 @@ from gpt import GPT, GPTConfig, find_folder, parameter_count, parse_train, set_t
 
 @dataclass
 class Config:
-    data: str = "toy"           # data set: toy, or a .jsonl or .jsonl.gz of your own
+    data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
     init: str = "scratch"       # first weights: scratch (it reads text first), gpt2, gpt2-medium, -large, -xl, or a folder
     preset: str = ""            # other defaults than these, of PRESETS below; default that of the model, if there is one
     run: str = ""               # folder of the run; default out/<data>

@@ -46,21 +46,21 @@ def read(path, convert, tokenizer):
 
 
 def demonstration(row, tokenizer):
-    return {"prompt": prompt(row, tokenizer), "completion": completion(row["summary"])}
+    return {"prompt": post_prompt(row, tokenizer), "completion": summary_completion(row["summary"])}
 
 
 def comparison(row, tokenizer):
     better, worse = row["summaries"][row["choice"]], row["summaries"][1 - row["choice"]]
-    return {"prompt": prompt(row["info"], tokenizer), "chosen": completion(better["text"]),
-            "rejected": completion(worse["text"]), "split": SPLITS[row["split"]]}
+    return {"prompt": post_prompt(row["info"], tokenizer), "chosen": summary_completion(better["text"]),
+            "rejected": summary_completion(worse["text"]), "split": SPLITS[row["split"]]}
 
 
-def completion(summary):
+def summary_completion(summary):
     """One space before it, as after any "TL;DR:": the posts' summaries have none, those of the comparisons have."""
     return " " + summary.strip()
 
 
-def prompt(post, tokenizer):
+def post_prompt(post, tokenizer):
     """A post in the paper's frame. One that is too long loses what follows its last newline, again and again,
     so that "TL;DR:" always survives; a post of one line loses its last word, one of a single word its last letter."""
     text = post["post"]

@@ -194,7 +194,7 @@ FRAME = len(words().encode(BEGINNING + "\n\nTL;DR:"))
 
 def shortened(post):
     """The post that is left in the prompt."""
-    prompt = tldr.prompt({**POST, "post": post}, words())
+    prompt = tldr.post_prompt({**POST, "post": post}, words())
     assert prompt.startswith(BEGINNING) and prompt.endswith("\n\nTL;DR:")
     return prompt.removeprefix(BEGINNING).removesuffix("\n\nTL;DR:")
 
@@ -218,5 +218,5 @@ def test_a_long_line_without_a_newline_loses_words_and_a_long_word_letters():
 
 
 def test_a_title_that_leaves_no_room_leaves_no_post():
-    prompt = tldr.prompt({**POST, "title": " owl" * 600}, words())
+    prompt = tldr.post_prompt({**POST, "title": " owl" * 600}, words())
     assert prompt.endswith("POST: \n\nTL;DR:")
