@@ -357,9 +357,13 @@ def read_model_config(folder):
     if "model_type" not in stored:
         raise UserError(f"{folder}/config.json names no model_type, so this is no model that transformers saved")
     stored["block_size"] = stored.get("n_positions", 1024)
-    stored["eos_is_pad"] = ("GPT2ForSequenceClassification" in (stored.get("architectures") or [])
-                            and stored.get("pad_token_id") == stored.get("eos_token_id", 50256))
+    stored["eos_is_pad"] = is_scorer(stored) and stored.get("pad_token_id") == stored.get("eos_token_id", 50256)
     return GPTConfig(**{name: stored[name] for name in GPTConfig.__dataclass_fields__ if name in stored})
+
+
+def is_scorer(stored):
+    """Whether a config.json is that of a reward model."""
+    return "GPT2ForSequenceClassification" in (stored.get("architectures") or [])
 
 
 def read_tensors(folder):
@@ -370,8 +374,10 @@ def read_tensors(folder):
     elif index.exists():
         files = sorted(set(read_json(index)["weight_map"].values()))
     elif list(folder.glob("pytorch_model*.bin")):
-        raise UserError(f"{folder} has its weights as pytorch_model.bin only, a format that can hide programs; convert it: "
-                        f"python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}').save_pretrained('{folder}')\"")
+        kind = "SequenceClassification" if is_scorer(read_config(folder)) else "CausalLM"
+        raise UserError(f"{folder} has its weights as pytorch_model.bin only, a format that can hide programs; convert "
+                        f"it: python -c \"from transformers import AutoModelFor{kind} as M; "
+                        f"M.from_pretrained('{folder}').save_pretrained('{folder}')\"")
     else:
         raise UserError(f"{folder}: there is no model.safetensors")
     tensors = {}
