@@ -66,7 +66,7 @@ class Config:
 # them; 128 answers a rollout: trlX. Rates: 1e-5 is Ziegler's for the smallest of the four, 5e-6 and 9e-6 minChatGPT's
 # for medium, 3e-6 that of TRL and of the N+ reproduction (arXiv:2403.17031), with 512 answers in `unified`.
 PRESETS = {
-    "gpt2":        dict(lr=1e-5, critic_lr=1e-5, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=32, max_new_tokens=128),
+    "gpt2":        dict(lr=1e-5, critic_lr=1e-5, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=16, max_new_tokens=128),
     "gpt2-medium": dict(lr=5e-6, critic_lr=9e-6, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=16, max_new_tokens=128),
     "gpt2-large":  dict(lr=3e-6, critic_lr=3e-6, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=8, max_new_tokens=128),
     "gpt2-xl":     dict(lr=3e-6, critic_lr=3e-6, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=4, max_new_tokens=128),

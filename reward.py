@@ -50,11 +50,11 @@ class Config:
 # Other defaults for OpenAI's GPT-2s, as in sft.py: one pass over 43,835 comparisons, 64 a step, as in the N+
 # reproduction (arXiv:2403.17031). 1e-5 is the rate of trlX's TL;DR example; minChatGPT takes 1e-4 with batches of 2.
 PRESETS = {
-    "gpt2":        dict(lr=1e-5, steps=684, batch_size=64, micro_batch_size=32, max_new_tokens=128),
-    "gpt2-medium": dict(lr=1e-5, steps=684, batch_size=64, micro_batch_size=16, max_new_tokens=128),
-    "gpt2-large":  dict(lr=5e-6, steps=684, batch_size=64, micro_batch_size=8, max_new_tokens=128),
-    "gpt2-xl":     dict(lr=5e-6, steps=684, batch_size=64, micro_batch_size=4, max_new_tokens=128),
-    "unified":     dict(lr=3e-6, steps=684, batch_size=64, micro_batch_size=8, max_new_tokens=128),
+    "gpt2":        dict(lr=1e-5, steps=684, batch_size=64, micro_batch_size=8, max_new_tokens=128),
+    "gpt2-medium": dict(lr=1e-5, steps=684, batch_size=64, micro_batch_size=8, max_new_tokens=128),
+    "gpt2-large":  dict(lr=5e-6, steps=684, batch_size=64, micro_batch_size=4, max_new_tokens=128),
+    "gpt2-xl":     dict(lr=5e-6, steps=684, batch_size=64, micro_batch_size=2, max_new_tokens=128),
+    "unified":     dict(lr=3e-6, steps=684, batch_size=64, micro_batch_size=4, max_new_tokens=128),
 }
 
 # ----------------------------------------------------------------------------- data

@@ -52,7 +52,7 @@ class Config:
 # steps of 128 are one pass over helpful-base; batch and pass as in the N+ reproduction (arXiv:2403.17031), whose one
 # rate for all stages is `unified`. The other rates: TRL's SFTConfig (2e-5), trlX's TL;DR example (1e-5, for GPT-J).
 PRESETS = {
-    "gpt2":        dict(lr=2e-5, steps=342, batch_size=128, micro_batch_size=32, block_size=512),
+    "gpt2":        dict(lr=2e-5, steps=342, batch_size=128, micro_batch_size=16, block_size=512),
     "gpt2-medium": dict(lr=2e-5, steps=342, batch_size=128, micro_batch_size=16, block_size=512),
     "gpt2-large":  dict(lr=1e-5, steps=342, batch_size=128, micro_batch_size=8, block_size=512),
     "gpt2-xl":     dict(lr=1e-5, steps=342, batch_size=128, micro_batch_size=4, block_size=512),
