@@ -1,41 +1,14 @@
-"""gpt.py against `transformers`, and generation against the model itself."""
-import json
+"""gpt.py: how a model starts, and generation against the model itself; test_weights.py has the rest."""
 import math
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from common import UserError
-from gpt import GPT, GPTConfig, ScalarGPT, transposed
-from tiny import BLOCK, EOS, VOCAB, close, critic, model, words
+from gpt import GPT, GPTConfig, ScalarGPT
+from tiny import BLOCK, EOS, VOCAB, close, critic, model
 
 # ----------------------------------------------------------------------------- the model
-
-
-def test_logits_are_those_of_transformers_whichever_side_wrote_the_folder(tmp_path):
-    from transformers import GPT2LMHeadModel
-    ours = model()
-    ours.save_pretrained(tmp_path / "ours")
-    theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval()
-    ids = torch.randint(VOCAB, (3, BLOCK))
-    with torch.no_grad():
-        close(ours(ids), theirs(ids).logits, 1e-5)
-        theirs.save_pretrained(tmp_path / "theirs")
-        assert torch.equal(GPT.from_pretrained(tmp_path / "theirs")(ids), ours(ids))
-
-
-def test_scores_are_those_of_transformers_at_the_last_real_token(tmp_path):
-    from transformers import GPT2ForSequenceClassification
-    ours = critic()
-    ours.save_pretrained(tmp_path)
-    theirs = GPT2ForSequenceClassification.from_pretrained(tmp_path).eval()
-    pad = theirs.config.pad_token_id
-    assert pad != EOS
-    ids = torch.tensor([[1, 2, 3, EOS, pad, pad], [4, 5, 6, 7, 8, EOS]])
-    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6]).bool()
-    with torch.no_grad():
-        close(ours.reward(ids, mask), theirs(ids, attention_mask=mask.long()).logits[:, 0], 1e-5)
 
 
 def test_scores_are_measured_in_the_fitted_mean_and_deviation():
@@ -135,62 +108,3 @@ def test_a_generation_may_fill_the_model_and_not_a_token_more():
 
 def test_generation_leaves_no_graph_behind():
     assert not model().generate(PROMPTS, PROMPT_MASK, 2)[2].requires_grad
-
-# ----------------------------------------------------------------------------- folders
-
-
-def test_a_saved_model_comes_back_whole(tmp_path):
-    saved = critic(reward_mean=1.5, reward_std=2.5)
-    saved.save_pretrained(tmp_path, words())
-    back = ScalarGPT.from_pretrained(tmp_path)
-    assert back.config == saved.config
-    assert all(torch.equal(a, b) for a, b in zip(saved.state_dict().values(), back.state_dict().values()))
-
-
-def test_matrices_are_stored_the_way_gpt2_stores_them(tmp_path):
-    saved = model()
-    saved.save_pretrained(tmp_path)
-    stored = load_file(tmp_path / "model.safetensors")
-    assert stored["transformer.h.0.attn.c_attn.weight"].shape == (8, 24)
-    assert stored["transformer.h.0.mlp.c_proj.weight"].shape == (32, 8)
-    assert torch.equal(stored["transformer.wte.weight"], saved.transformer.wte.weight)
-
-
-def test_a_reward_model_starts_from_a_language_model_with_a_new_head(tmp_path):
-    sft = model()
-    sft.save_pretrained(tmp_path)
-    started = ScalarGPT.from_pretrained(tmp_path, new_head=True)
-    assert all(torch.equal(tensor, started.state_dict()[name]) for name, tensor in sft.state_dict().items())
-    assert started.score.weight.std() > 0
-
-
-def broken(tmp_path, change):
-    model().save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    change(tensors)
-    save_file(tensors, tmp_path / "model.safetensors")
-    return tmp_path
-
-
-@pytest.mark.parametrize("change, message", [
-    (lambda t: t.pop("transformer.ln_f.bias"), "transformer.ln_f.bias is missing"),
-    (lambda t: t.update({"transformer.ln_f.bias": torch.zeros(9)}), r"ln_f.bias has shape \(9,\).*asks for \(8,\)"),
-    (lambda t: t.update({"h.9.what": torch.zeros(1)}), "h.9.what is no part of GPT-2"),
-    (lambda t: t.update({"score.weight": torch.zeros(1, 8)}), "score.weight is no part of a language model")])
-def test_a_folder_with_other_tensors_is_refused_by_name(tmp_path, change, message):
-    with pytest.raises(UserError, match=message):
-        GPT.from_pretrained(broken(tmp_path, change))
-
-
-def test_the_folder_says_what_the_model_was_trained_with(tmp_path):
-    tokenizer = words()
-    critic().save_pretrained(tmp_path, tokenizer)
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert (config["tokenizer_name"], config["tokenizer_fingerprint"]) == ("words", tokenizer.fingerprint)
-    assert (config["n_positions"], config["eos_token_id"], config["id2label"]) == (BLOCK, EOS, {"0": "reward"})
-
-
-@pytest.mark.parametrize("name, swaps", [("h.0.attn.c_attn.weight", True), ("h.0.attn.c_proj.weight", True),
-                                         ("h.0.mlp.c_fc.weight", True), ("wte.weight", False), ("score.weight", False)])
-def test_only_the_matrices_of_the_blocks_are_transposed(name, swaps):
-    assert transposed(name, torch.zeros(2, 3)).shape == ((3, 2) if swaps else (2, 3))
