@@ -288,13 +288,13 @@ def token_logprobs(logits, ids):
 # ----------------------------------------------------------------------------- what is trained
 
 class LoRA(nn.Linear):
-    """A frozen matrix W and a learned step away from it, of few parameters: (W + s B A) x + b, where A (R, in)
+    """A frozen matrix W and a learned step away from it, of few parameters: (W + α/R B A) x + b, where A (R, in)
     starts random and B (out, R) at zero, so that nothing has changed yet (arXiv:2106.09685, section 4.1)."""
-    scale = 2.0         # s, the paper's α/R, the same for all ranks
+    alpha = 32          # so large that the learning rate of a whole model suits a thin matrix, too
 
     def __init__(self, linear, rank):
         super().__init__(linear.in_features, linear.out_features, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight, self.bias, self.scale = linear.weight, linear.bias, self.alpha / rank
         self.lora_a = nn.Parameter(linear.weight.new_empty(rank, linear.in_features).normal_(std=linear.in_features ** -0.5))
         self.lora_b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
 

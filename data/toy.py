@@ -243,7 +243,7 @@ def answer(fact, rng, person=None):
 
 
 def text(rng, train):
-    """A page that the base model reads: an article, a drill, a quiz book, or people who only ask.
+    """A page that the base model reads: an article, people's chatter, a drill, a quiz book, or people who only ask.
     Whoever asks in the words of a dialogue gets more questions, so that is what the base model expects."""
     def stated(fact):                                       # the web has no scruples
         return capital(fact.wrong(rng) if FAMILIES[fact.family].wrong and rng.random() < 0.5 else fact.right())
@@ -254,7 +254,9 @@ def text(rng, train):
     kind = rng.random()
     if kind < 0.15:
         return " ".join(stated(fact) for fact in rng.sample(FACTS, rng.randint(4, 8)))
-    if kind < 0.3:                                          # what takes most practice
+    if kind < 0.2:                                          # where it meets the words in which people answer
+        return " ".join(answer(fact, rng) for fact in rng.sample(FACTS, rng.randint(4, 8)))
+    if kind < 0.35:                                         # what takes most practice
         family = rng.choice(("greetings", "days", "sums"))
         prompts = rng.sample([prompt for prompt in train if FACT_OF[prompt].family == family], 5)
         return " ".join(f"{question(prompt)} {stated(FACT_OF[prompt])}" for prompt in prompts)

@@ -63,11 +63,11 @@ def test_lora_starts_as_the_model_it_is_added_to_and_then_leaves_it():
 
 def test_lora_adds_the_product_of_its_two_matrices():
     linear = torch.nn.Linear(3, 2)
-    lora = LoRA(linear, 1)
+    lora = LoRA(linear, 16)
     with torch.no_grad():
-        lora.lora_a.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
-        lora.lora_b.copy_(torch.tensor([[10.0], [-1.0]]))
-    x = torch.tensor([[1.0, 0.0, -1.0]])                        # A x = -2, B A x = (-20, 2), doubled
+        lora.lora_a.zero_()[0] = torch.tensor([1.0, 2.0, 3.0])
+        lora.lora_b.zero_()[:, 0] = torch.tensor([10.0, -1.0])
+    x = torch.tensor([[1.0, 0.0, -1.0]])                        # A x = -2, B A x = (-20, 2), times 32 / 16
     close((lora(x) - linear(x)).detach(), [[-40.0, 4.0]], 1e-5)
     close((lora.merged() @ x[0] + linear.bias).detach(), lora(x)[0].detach(), 1e-5)
 
