@@ -24,7 +24,7 @@ import ppo
 from common import find_model, launch, start, write_whole
 from data.batches import pad
 from data.tokenizer import Tokenizer
-from gpt import GPT, ScalarGPT, token_logprobs
+from gpt import GPT, ScalarGPT
 
 
 @dataclass
@@ -71,7 +71,7 @@ def answer_all(model, sft, reward_model, prompts, tokenizer, judge, is_ideal, cf
         prompt_ids, prompt_mask = pad([tokenizer.encode(prompt)[-room:] for prompt in batch], left=True, device=device)
         tokens, response_mask, logprobs = model.generate(prompt_ids, prompt_mask, cfg.max_new_tokens, cfg.temperature)
         ids, mask = torch.cat([prompt_ids, tokens], 1), torch.cat([prompt_mask, response_mask], 1)      # (B, P+R)
-        sft_logprobs = token_logprobs(ppo.action_logits(sft, ids, mask, tokens.shape[1], cfg.temperature), tokens)
+        sft_logprobs = ppo.action_logprobs(sft, ids, mask, tokens.shape[1], cfg.temperature)            # (B, R)
         kl = ((logprobs - sft_logprobs) * response_mask).sum(1)                                         # (B)
         proxy = reward_model.reward(ids, mask)                                                          # (B)
         for j, prompt in enumerate(batch):

@@ -32,7 +32,7 @@ from gpt import GPT, ScalarGPT, find_folder, parameter_count, set_trainable, tok
 
 @dataclass
 class Config:
-    data: str = "toy"           # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
+    data: str = "toy"               # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
     preset: str = ""                # other defaults than these, of PRESETS below; default that of the model
     reward_model: str = ""          # folder of a reward model trained elsewhere; default the run's
     run: str = ""                   # folder of the run; default out/<data>
@@ -65,12 +65,13 @@ class Config:
 # Other defaults for OpenAI's GPT-2s, as in sft.py. Four epochs of one step: Ziegler et al. and all who reproduced
 # them; 128 answers a rollout: trlX. Rates: 1e-5 is Ziegler's for the smallest of the four, 5e-6 and 9e-6 minChatGPT's
 # for medium, 3e-6 that of TRL and of the N+ reproduction (arXiv:2403.17031), with 512 answers in `unified`.
+ALL = dict(batch_size=128, epochs=4, minibatches=1, max_new_tokens=128)
 PRESETS = {
-    "gpt2":        dict(lr=1e-5, critic_lr=1e-5, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=16, max_new_tokens=128),
-    "gpt2-medium": dict(lr=5e-6, critic_lr=9e-6, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=16, max_new_tokens=128),
-    "gpt2-large":  dict(lr=3e-6, critic_lr=3e-6, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=8, max_new_tokens=128),
-    "gpt2-xl":     dict(lr=3e-6, critic_lr=3e-6, steps=400, batch_size=128, epochs=4, minibatches=1, micro_batch_size=4, max_new_tokens=128),
-    "unified":     dict(lr=3e-6, critic_lr=3e-6, steps=1953, batch_size=512, epochs=4, minibatches=1, micro_batch_size=8, max_new_tokens=128),
+    "gpt2":        dict(ALL, lr=1e-5, critic_lr=1e-5, steps=400, micro_batch_size=16),
+    "gpt2-medium": dict(ALL, lr=5e-6, critic_lr=9e-6, steps=400, micro_batch_size=16),
+    "gpt2-large":  dict(ALL, lr=3e-6, critic_lr=3e-6, steps=400, micro_batch_size=8),
+    "gpt2-xl":     dict(ALL, lr=3e-6, critic_lr=3e-6, steps=400, micro_batch_size=4),
+    "unified":     dict(ALL, lr=3e-6, critic_lr=3e-6, steps=1953, micro_batch_size=8) | dict(batch_size=512),
 }
 
 # ----------------------------------------------------------------------------- the mathematics
@@ -168,6 +169,11 @@ def action_logits(model, ids, mask, R, temperature):
     return model.head(states).float() / temperature
 
 
+def action_logprobs(model, ids, mask, R, temperature):
+    """log π of the last R tokens, each at the state before it: (B, R), nats."""
+    return token_logprobs(action_logits(model, ids, mask, R, temperature), ids[:, -R:])
+
+
 def state_values(critic, ids, mask, R):
     """V(s_t) (B, R) of the states in which the last R tokens were chosen: before each, not after."""
     return critic(ids, mask)[:, -R - 1:-1]
@@ -195,14 +201,13 @@ def make_experience(actor, critic, reference, reward_model, prompts, prompt_mask
     scores = torch.where(ended, in_parts(reward_model.reward, size, ids, mask), cfg.missing_eos_score)     # (B)
 
     # 3  Each token pays for the KL it adds; the score comes with the last one.
-    ref_logprobs = in_parts(lambda ids, mask, tokens: token_logprobs(
-        action_logits(reference, ids, mask, R, cfg.temperature), tokens), size, ids, mask, tokens)      # (B, R)
+    ref_logprobs = in_parts(lambda *rows: action_logprobs(reference, *rows, R, cfg.temperature), size, ids, mask)  # (B, R)
     logprobs, ref_logprobs = logprobs * response_mask, ref_logprobs * response_mask
     rewards = -kl_coef * kl_penalty(logprobs, ref_logprobs)                 # (B, R)
     rewards[rows, last] += scores
 
     # 4  Which tokens did better than the critic expected?
-    values = in_parts(lambda ids, mask: state_values(critic, ids, mask, R), size, ids, mask) * response_mask    # (B, R)
+    values = in_parts(lambda *rows: state_values(critic, *rows, R), size, ids, mask) * response_mask     # (B, R)
     advantages, returns = gae(rewards, values, cfg.gamma, cfg.lam)
     advantages = whiten(advantages, response_mask) * response_mask
     return Experience(ids, mask, response_mask, logprobs, ref_logprobs, values, scores, rewards, advantages, returns)
@@ -352,7 +357,7 @@ def four_models(sft, rm, train, device, bf16):
     return models
 
 
-def show_roles(models, folders, rm, longest_prompt, cfg):
+def show_roles(models, sft, rm, longest_prompt, cfg):
     """Print what each model starts from, what moves in it, and its memory. Returns the bytes of it all, roughly:
     weights, and for those that move a gradient and AdamW's two moments, each as large again; then, for a rollout,
     the keys and values of all answers, or, for a step on a micro-batch, its logits, their softmax and the gradients
@@ -362,7 +367,7 @@ def show_roles(models, folders, rm, longest_prompt, cfg):
     for role, model in models.items():
         moving, total = parameter_count(model)
         size = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1) for p in model.parameters())
-        print(f"{role:14}{str(folders.get(role, rm)):32}{total:14,}{moving:14,}{size / 2 ** 20:8,.0f} MiB")
+        print(f"{role:14}{str(rm if isinstance(model, ScalarGPT) else sft):32}{total:14,}{moving:14,}{size / 2 ** 20:8,.0f} MiB")
         needed += size
     config, bytes_ = models["actor"].config, 2 if models["actor"].transformer.bf16 else 4
     rows, tokens = cfg.micro_batch_size or cfg.batch_size, longest_prompt + cfg.max_new_tokens
@@ -399,7 +404,7 @@ def main(cfg):
     prompts, test_prompts = ([tokenizer.encode(prompt)[-room:] for prompt in split.prompts]     # the end matters most
                              for split in (train_set, test_set))
     shown = minibatch(test_prompts, 4, 0, cfg.seed) if test_prompts else []
-    check_memory(show_roles(blank, {"actor": sft, "reference": sft}, rm, max(map(len, prompts)), cfg), device)
+    check_memory(show_roles(blank, sft, rm, max(map(len, prompts)), cfg), device)
     actor, critic, reference, reward_model = four_models(sft, rm, cfg.train, device, bf16).values()
 
     optimizers = [torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)

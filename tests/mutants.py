@@ -197,7 +197,7 @@ MUTANTS = [
     ("ppo.py", "advantages are not whitened", "advantages = whiten(advantages, response_mask) * response_mask", "advantages = advantages * response_mask"),
     ("ppo.py", "returns are computed after whitening", "advantages = whiten(advantages, response_mask) * response_mask",
      "advantages = whiten(advantages, response_mask) * response_mask; returns = advantages + values"),
-    ("ppo.py", "the reference is the actor itself", "action_logits(reference, ids, mask, R, cfg.temperature)", "action_logits(actor, ids, mask, R, cfg.temperature)"),
+    ("ppo.py", "the reference is the actor itself", "action_logprobs(reference, *rows, R, cfg.temperature)", "action_logprobs(actor, *rows, R, cfg.temperature)"),
     ("ppo.py", "one epoch whatever is asked", "for _ in range(cfg.epochs):", "for _ in range(1):"),
     ("ppo.py", "the same order in every epoch", "torch.randperm(len(experience.ids)).chunk", "torch.arange(len(experience.ids)).chunk"),
     ("ppo.py", "advantages instead of returns for the critic", "value_loss(values, batch.values, batch.returns, mask", "value_loss(values, batch.values, batch.advantages, mask"),

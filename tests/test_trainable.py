@@ -179,7 +179,7 @@ def test_the_table_counts_gpt2_small_right(capsys):
     assert total == 124_439_808
     actor, reference = gpt2_small().place("meta", True), gpt2_small().place("meta", True, frozen=True)
     cfg = ppo.Config(batch_size=64, micro_batch_size=8, max_new_tokens=100)
-    needed = ppo.show_roles({"actor": actor, "reference": reference}, {"actor": "sft", "reference": "sft"}, "rm", 412, cfg)
+    needed = ppo.show_roles({"actor": actor, "reference": reference}, "sft", "rm", 412, cfg)
     weights = 16 * total + 2 * matrices + 4 * (total - matrices)
     cache = 64 * 512 * L * C * 2 * 2                            # keys and values of 64 answers in bf16
     step = 8 * 100 * V * 4 * 4 + 8 * 512 * L * C * 34
