@@ -286,8 +286,8 @@ def pickled(folder, kind):
                                         (GPT2ForSequenceClassification, "SequenceClassification")])
 def test_weights_that_can_hide_programs_are_not_opened_and_how_to_convert_them_is_said(tmp_path, kind, task):
     _, sentence = pickled(tmp_path, kind)
-    assert sentence.startswith(f"{tmp_path} has its weights as pytorch_model.bin only, a format that can hide programs; "
-                               f'convert it: python -c "from transformers import AutoModelFor{task} as M; ')
+    assert sentence.startswith(f"{tmp_path} has its weights as pytorch_model.bin only, a format that can hide "
+                               f'programs; convert it: python -c "from transformers import AutoModelFor{task} as M; ')
     assert "\n" not in sentence
 
 
