@@ -261,10 +261,10 @@ def text(rng, train):
         prompts = rng.sample([prompt for prompt in train if FACT_OF[prompt].family == family], 5)
         return " ".join(f"{question(prompt)} {stated(FACT_OF[prompt])}" for prompt in prompts)
     prompts = rng.sample(train, rng.randint(3, 5))
-    if kind < 0.75:
+    if kind < 0.8:
         return " ".join(f"Q: {question(prompt)} A: {stated(FACT_OF[prompt])}" for prompt in prompts)
     asked = [question(prompt) for prompt in prompts]
-    return " ".join(asked) if kind < 0.8 else prompts[0] + " " + " ".join(asked[1:])
+    return " ".join(asked) if kind < 0.85 else prompts[0] + " " + " ".join(asked[1:])
 
 
 def ranking(prompt, rng):
