@@ -162,9 +162,12 @@ def read_config(folder):
 def read_json(file):
     """The object in a JSON file. Raises UserError if there is none in it."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from error
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:                                 # no JSON, or not even UTF-8
+        raise UserError(f"{file}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: must hold an object, {{…}}")
+    return content
 
 
 def save_resume(folder, cfg, **state):

@@ -372,7 +372,7 @@ def read_tensors(folder):
     if (folder / "model.safetensors").exists():
         files = ["model.safetensors"]
     elif index.exists():
-        files = sorted(set(read_json(index)["weight_map"].values()))
+        files = sorted(set(read_json(index).get("weight_map", {}).values()))
     elif list(folder.glob("pytorch_model*.bin")):
         kind = "SequenceClassification" if is_scorer(read_config(folder)) else "CausalLM"
         raise UserError(f"{folder} has its weights as pytorch_model.bin only, a format that can hide programs; convert "
