@@ -96,7 +96,8 @@ def find_model(run, stage):
     """The folder of an earlier stage's model. Raises UserError that says what to run first."""
     script = {"base": "sft.py", "sft": "sft.py", "reward": "reward.py", "ppo": "ppo.py"}[stage]
     if not (run / stage / "config.json").exists():
-        raise UserError(f"no {stage} model in {run / stage}: run `python {script}` first, with the same --data or --run")
+        raise UserError(f"no {stage} model in {run / stage}: run `python {script}` first, "
+                        "with the same --data or --run")
     return run / stage
 
 # ----------------------------------------------------------------------------- learning rate

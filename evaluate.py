@@ -111,8 +111,8 @@ def win_rate(ours, theirs, seed=0):
     per_prompt = torch.tensor([mean(group) for group in points.values()])                               # (prompts)
     draws = torch.randint(len(per_prompt), (2000, len(per_prompt)), generator=torch.Generator().manual_seed(seed))
     low, high = torch.quantile(per_prompt[draws].mean(1), torch.tensor([0.025, 0.975])).tolist()
-    return {"win": mean(p == 1.0 for p in flat), "tie": mean(p == 0.5 for p in flat), "loss": mean(p == 0.0 for p in flat),
-            "rate": mean(flat), "ci95": [low, high]}
+    shares = {name: mean(p == point for p in flat) for name, point in (("win", 1.0), ("tie", 0.5), ("loss", 0.0))}
+    return {**shares, "rate": mean(flat), "ci95": [low, high]}
 
 # ----------------------------------------------------------------------------- what a person reads
 
@@ -120,12 +120,13 @@ def show_table(models, win_rates, judge_name):
     print(f"\n{'':12}{'score':>8}{'ideal':>8}{'proxy':>8}{'eos':>8}{'length':>8}{'KL':>8}   (judge: {judge_name})")
     for name, row in models.items():
         ideal = "-" if row["ideal"] is None else f"{row['ideal']:.1%}"
-        print(f"{name:12}{row['score']:8.2f}{ideal:>8}{row['proxy']:8.2f}{row['eos_rate']:8.1%}{row['length']:8.1f}{row['kl']:8.2f}")
+        print(f"{name:12}{row['score']:8.2f}{ideal:>8}{row['proxy']:8.2f}{row['eos_rate']:8.1%}{row['length']:8.1f}"
+              f"{row['kl']:8.2f}")
     print()
     for name, row in win_rates.items():
         low, high = row["ci95"]
-        print(f"{name.replace('_vs_', ' vs '):18} wins {row['win']:6.1%}  ties {row['tie']:6.1%}  losses {row['loss']:6.1%}"
-              f"   rate {row['rate']:.1%}  [{low:.1%}, {high:.1%}]")
+        print(f"{name.replace('_vs_', ' vs '):18} wins {row['win']:6.1%}  ties {row['tie']:6.1%}  "
+              f"losses {row['loss']:6.1%}   rate {row['rate']:.1%}  [{low:.1%}, {high:.1%}]")
 
 
 def show_samples(answers, count=6):
@@ -162,16 +163,17 @@ def main(cfg):
     answers["ppo"] = answers.pop("ppo")                 # last in every table
 
     models = {name: summary(rows, is_ideal is not None) for name, rows in answers.items()}
-    # What the best of n SFT answers costs in KL is known, but for an upper bound only: Beirami et al., arXiv:2401.01879.
+    # What the best of n costs in KL needs no measuring; it is an upper bound (Beirami et al., arXiv:2401.01879).
     models["best_of_n"]["kl"] = math.log(cfg.best_of) - (cfg.best_of - 1) / cfg.best_of
-    pairs = [(a, b) for a, b in (("sft", "base"), ("best_of_n", "sft"), ("ppo", "sft"), ("ppo", "best_of_n")) if b in answers]
-    win_rates = {f"{a}_vs_{b}": win_rate(answers[a], answers[b]) for a, b in pairs}
+    pairs = (("sft", "base"), ("best_of_n", "sft"), ("ppo", "sft"), ("ppo", "best_of_n"))
+    win_rates = {f"{a}_vs_{b}": win_rate(answers[a], answers[b]) for a, b in pairs if b in answers}
 
     show_samples(answers)
     show_table(models, win_rates, judge_name)
     if cfg.json:
-        write_whole(Path(cfg.json), json.dumps({"judge": judge_name, "data": cfg.data, "run": str(run), "prompts": len(prompts),
-                                                "samples": cfg.samples, "models": models, "win_rates": win_rates}, indent=2) + "\n")
+        numbers = {"judge": judge_name, "data": cfg.data, "run": str(run), "prompts": len(prompts),
+                   "samples": cfg.samples, "models": models, "win_rates": win_rates}
+        write_whole(Path(cfg.json), json.dumps(numbers, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -225,9 +225,11 @@ class GPT(nn.Module):
                 raise UserError(f"{folder}: the tensor {name} is missing"
                                 + (", so this is no reward model" if name == "score.weight" else ""))
             if tensors[name].shape != tensor.shape:
-                raise UserError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, its config.json asks for {tuple(tensor.shape)}")
+                raise UserError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, "
+                                f"its config.json asks for {tuple(tensor.shape)}")
         if left := sorted(tensors.keys() - own.keys()):
-            raise UserError(f"{folder}: {left[0]} is no part of " + ("a language model" if left[0] == "score.weight" else "GPT-2"))
+            raise UserError(f"{folder}: {left[0]} is no part of "
+                            + ("a language model" if left[0] == "score.weight" else "GPT-2"))
         model.load_state_dict(tensors)
         return model
 
@@ -236,7 +238,8 @@ class GPT(nn.Module):
         What LoRA learned is added to the matrices it belongs to: the file has GPT-2's own tensors only."""
         folder = Path(folder)
         tensors = {name: tensor for name, tensor in self.state_dict().items() if ".lora_" not in name}
-        tensors.update({f"{name}.weight": part.merged() for name, part in self.named_modules() if isinstance(part, LoRA)})
+        adapted = [(name, part) for name, part in self.named_modules() if isinstance(part, LoRA)]
+        tensors.update({f"{name}.weight": part.merged() for name, part in adapted})
         tensors = {name: transposed(name, tensor).contiguous() for name, tensor in tensors.items()}
         write_whole(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         write_whole(folder / "config.json", json.dumps(self.hf_config(tokenizer), indent=2) + "\n")
@@ -277,8 +280,9 @@ class ScalarGPT(GPT):
     def hf_config(self, tokenizer):
         # transformers reads the score at the last token that is not its pad id, and a text ends with
         # <|endoftext|>: so the pad id is another one, that no scored text ends with.
-        return {**super().hf_config(tokenizer), "architectures": ["GPT2ForSequenceClassification"], "id2label": {"0": "reward"},
-                "label2id": {"reward": 0}, "pad_token_id": self.config.eos_token_id if self.config.eos_is_pad else 0}
+        return {**super().hf_config(tokenizer), "architectures": ["GPT2ForSequenceClassification"],
+                "id2label": {"0": "reward"}, "label2id": {"reward": 0},
+                "pad_token_id": self.config.eos_token_id if self.config.eos_is_pad else 0}
 
 
 def token_logprobs(logits, ids):
@@ -295,7 +299,8 @@ class LoRA(nn.Linear):
     def __init__(self, linear, rank):
         super().__init__(linear.in_features, linear.out_features, device="meta")
         self.weight, self.bias, self.scale = linear.weight, linear.bias, self.alpha / rank
-        self.lora_a = nn.Parameter(linear.weight.new_empty(rank, linear.in_features).normal_(std=linear.in_features ** -0.5))
+        self.lora_a = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
+        nn.init.normal_(self.lora_a, std=linear.in_features ** -0.5)
         self.lora_b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
 
     def forward(self, x):
@@ -353,7 +358,8 @@ def read_model_config(folder):
                        "scale_attn_weights": [True], "scale_attn_by_inverse_layer_idx": [False],
                        "add_cross_attention": [False], "tie_word_embeddings": [True]}.items():
         if stored.get(key, right[0]) not in right:
-            raise UserError(f"{folder}/config.json: {key} is {json.dumps(stored[key])}, and GPT-2's is {json.dumps(right[0])}")
+            raise UserError(f"{folder}/config.json: {key} is {json.dumps(stored[key])}, "
+                            f"and GPT-2's is {json.dumps(right[0])}")
     if "model_type" not in stored:
         raise UserError(f"{folder}/config.json names no model_type, so this is no model that transformers saved")
     stored["block_size"] = stored.get("n_positions", 1024)

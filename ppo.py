@@ -24,7 +24,8 @@ from dataclasses import dataclass, fields
 import torch
 
 import data
-from common import Log, UserError, find_model, finish, launch, load_resume, read_config, save_resume, set_learning_rate, start
+from common import (Log, UserError, find_model, finish, launch, load_resume, read_config, save_resume,
+                    set_learning_rate, start)
 from data.batches import micro_batches, minibatch, pad
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT, find_folder, parameter_count, set_trainable, token_logprobs
@@ -201,7 +202,7 @@ def make_experience(actor, critic, reference, reward_model, prompts, prompt_mask
     scores = torch.where(ended, in_parts(reward_model.reward, size, ids, mask), cfg.missing_eos_score)     # (B)
 
     # 3  Each token pays for the KL it adds; the score comes with the last one.
-    ref_logprobs = in_parts(lambda *rows: action_logprobs(reference, *rows, R, cfg.temperature), size, ids, mask)  # (B, R)
+    ref_logprobs = in_parts(lambda *rows: action_logprobs(reference, *rows, R, cfg.temperature), size, ids, mask)
     logprobs, ref_logprobs = logprobs * response_mask, ref_logprobs * response_mask
     rewards = -kl_coef * kl_penalty(logprobs, ref_logprobs)                 # (B, R)
     rewards[rows, last] += scores
@@ -367,12 +368,14 @@ def show_roles(models, sft, rm, longest_prompt, cfg):
     for role, model in models.items():
         moving, total = parameter_count(model)
         size = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1) for p in model.parameters())
-        print(f"{role:14}{str(rm if isinstance(model, ScalarGPT) else sft):32}{total:14,}{moving:14,}{size / 2 ** 20:8,.0f} MiB")
+        origin = rm if isinstance(model, ScalarGPT) else sft
+        print(f"{role:14}{str(origin):32}{total:14,}{moving:14,}{size / 2 ** 20:8,.0f} MiB")
         needed += size
-    config, bytes_ = models["actor"].config, 2 if models["actor"].transformer.bf16 else 4
+    config, each = models["actor"].config, 2 if models["actor"].transformer.bf16 else 4
     rows, tokens = cfg.micro_batch_size or cfg.batch_size, longest_prompt + cfg.max_new_tokens
-    cache = cfg.batch_size * tokens * config.n_layer * config.n_embd * 2 * bytes_
-    step = rows * (cfg.max_new_tokens * config.vocab_size * 4 * 4 + tokens * config.n_layer * config.n_embd * 17 * bytes_)
+    layers = tokens * config.n_layer * config.n_embd * each
+    cache = cfg.batch_size * 2 * layers
+    step = rows * (cfg.max_new_tokens * config.vocab_size * 4 * 4 + 17 * layers)
     print(f"{'rollout, step':74}{max(cache, step) / 2 ** 20:8,.0f} MiB at most")
     return needed + max(cache, step)
 
@@ -381,8 +384,8 @@ def check_memory(needed, device):
     """Refuse a run that cannot fit the GPU, before anything large is allocated on it."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
     if needed > free:
-        raise UserError(f"this run needs about {needed / 2 ** 30:.1f} GiB and {device} has {free / 2 ** 30:.1f} GiB free: "
-                        "lower --micro_batch_size, then --batch_size, then take --train lora:8")
+        raise UserError(f"this run needs about {needed / 2 ** 30:.1f} GiB and {device} has {free / 2 ** 30:.1f} GiB "
+                        "free: lower --micro_batch_size, then --batch_size, then take --train lora:8")
 
 # ----------------------------------------------------------------------------- the loop
 
@@ -400,7 +403,8 @@ def main(cfg):
     positions = min(model.config.block_size for model in blank.values())
     room = positions - cfg.max_new_tokens
     if room < 1:
-        raise UserError(f"--max_new_tokens {cfg.max_new_tokens} leaves no room for a prompt in the model's {positions} positions")
+        raise UserError(f"--max_new_tokens {cfg.max_new_tokens} leaves no room for a prompt in the model's "
+                        f"{positions} positions")
     prompts, test_prompts = ([tokenizer.encode(prompt)[-room:] for prompt in split.prompts]     # the end matters most
                              for split in (train_set, test_set))
     shown = minibatch(test_prompts, 4, 0, cfg.seed) if test_prompts else []

@@ -31,7 +31,7 @@ from gpt import GPT, ScalarGPT, find_folder, parameter_count, set_trainable
 class Config:
     data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
     init: str = ""              # first weights: a model's folder; default the run's SFT model, with a new head
-    preset: str = ""            # other defaults than these, of PRESETS below; default that of the model, if there is one
+    preset: str = ""            # other defaults than these, of PRESETS below; default that of the model
     run: str = ""               # folder of the run; default out/<data>
     steps: int = 1200           # optimiser steps; the toy's are one pass over its rankings, as is usual
     batch_size: int = 16        # rankings a step; one of K completions is K(K-1)/2 comparisons
@@ -156,8 +156,9 @@ def train(model, examples, folder, cfg, device):
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        log(step, {"loss": loss.item(), "accuracy": (chosen > rejected).float().mean(), "margin": (chosen - rejected).mean(),
-                   "score/chosen": chosen.mean(), "score/rejected": rejected.mean(), "lr": rate, "gradient_norm": norm},
+        log(step, {"loss": loss.item(), "accuracy": (chosen > rejected).float().mean(),
+                   "margin": (chosen - rejected).mean(), "score/chosen": chosen.mean(),
+                   "score/rejected": rejected.mean(), "lr": rate, "gradient_norm": norm},
             show=["loss", "accuracy"])
         if (step + 1) % cfg.save_every == 0:
             save_resume(folder, cfg, step=step + 1, model=model.state_dict(), optimizer=optimizer.state_dict())
@@ -169,7 +170,8 @@ def main(cfg):
     train_set, test_set = data.load(cfg.data)
     sft_folder = find_model(run, "sft")
     init = find_folder(cfg.init) if cfg.init else sft_folder
-    tokenizer, sft = Tokenizer.shared(sft_folder, init), GPT.from_pretrained(sft_folder).place(device, bf16, frozen=True)
+    tokenizer = Tokenizer.shared(sft_folder, init)
+    sft = GPT.from_pretrained(sft_folder).place(device, bf16, frozen=True)
     model = ScalarGPT.from_pretrained(init, new_head=True).place(device, bf16)
     set_trainable(model, cfg.train)
     print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
@@ -181,7 +183,8 @@ def main(cfg):
     if test_set.comparisons:
         held_out = encode_comparisons(test_set.comparisons[:5000], tokenizer, block_size)
         share, longer = accuracy(model, held_out, cfg.micro_batch_size or cfg.batch_size, device)
-        print(f"held-out accuracy {share:.1%} of {len(held_out):,} comparisons (chance 50%, the longer one wins {longer:.1%})")
+        print(f"held-out accuracy {share:.1%} of {len(held_out):,} comparisons "
+              f"(chance 50%, the longer one wins {longer:.1%})")
     prompts = [tokenizer.encode(prompt)[-(block_size - cfg.max_new_tokens):] for prompt in train_set.prompts]
     mean, std = fit_normalisation(model, sft, minibatch(prompts, cfg.normalise_samples, 0, cfg.seed), cfg, device)
     print(f"scores of SFT answers: mean {mean:.2f}, standard deviation {std:.2f}, from here on 0 and 1")

@@ -27,8 +27,8 @@ from gpt import GPT, GPTConfig, find_folder, parameter_count, parse_train, set_t
 @dataclass
 class Config:
     data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
-    init: str = "scratch"       # first weights: scratch (it reads text first), gpt2, gpt2-medium, -large, -xl, or a folder
-    preset: str = ""            # other defaults than these, of PRESETS below; default that of the model, if there is one
+    init: str = "scratch"       # first weights: scratch (it reads text first), gpt2, gpt2-medium, …-xl, or a folder
+    preset: str = ""            # other defaults than these, of PRESETS below; default that of the model
     run: str = ""               # folder of the run; default out/<data>
     steps: int = 800            # optimiser steps on demonstrations
     pretrain_steps: int = 900   # optimiser steps on text before that: facts need clean text, manners do not
@@ -74,7 +74,8 @@ def encode_demonstrations(demonstrations, tokenizer, block_size):
     fitting = [fit(prompt, [completion], block_size) for prompt, completion in encoded]
     examples = [(prompt, completion) for prompt, [completion] in filter(None, fitting)]
     if len(examples) < len(encoded):
-        print(f"{len(encoded) - len(examples)} demonstrations dropped: the completion alone exceeds {block_size} tokens")
+        print(f"{len(encoded) - len(examples)} demonstrations dropped: the completion alone exceeds {block_size} "
+              "tokens")
     if not examples:
         raise UserError(f"no demonstration fits into --block_size {block_size}")
     return examples
@@ -143,7 +144,8 @@ def train(model, examples, held_out, folder, steps, lr, cfg, device):
 
 def main(cfg):
     run, device, bf16 = start(cfg)
-    if cfg.resume and not any((run / file).exists() for file in ("base/resume.pt", "base/config.json", "sft/resume.pt")):
+    checkpoints = ("base/resume.pt", "base/config.json", "sft/resume.pt")
+    if cfg.resume and not any((run / file).exists() for file in checkpoints):
         raise UserError(f"--resume: no checkpoint in {run}; start without --resume")
     train_set, test_set = data.load(cfg.data)
 

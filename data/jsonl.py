@@ -56,7 +56,8 @@ def shaped(row, where):
             raise UserError(f'{where}: the key "{key}" is missing (the row has: {", ".join(row) or "nothing"})')
         strings = row[key] if key == "completions" else [row[key]]
         if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
-            raise UserError(f'{where}: "{key}" must be ' + ("a list of strings" if key == "completions" else "a string"))
+            raise UserError(f'{where}: "{key}" must be '
+                            + ("a list of strings" if key == "completions" else "a string"))
     return {key: row[key] for key in keys}
 
 
@@ -101,7 +102,8 @@ def split_dialogues(row, where, odd):
     parts = {}
     for key in ("chosen", "rejected"):
         if TURN not in row[key]:
-            raise UserError(f'{where}: "{key}" has no turn that begins with "\\n\\nAssistant:", and there is no "prompt"')
+            raise UserError(f'{where}: "{key}" has no turn that begins with "\\n\\nAssistant:", '
+                            'and there is no "prompt"')
         prompt, _, completion = row[key].rpartition(TURN)
         parts[key] = prompt + TURN, completion
     (prompt, chosen), (other, rejected) = parts.values()

@@ -49,9 +49,10 @@ class Tokenizer:
         if config.get("tokenizer_fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
             raise UserError(f"{folder}: the tokenizer is not the one this model was trained with "
                             f"({tokenizer.fingerprint}, not {config['tokenizer_fingerprint']}); restore {FILE}")
-        if config.get("vocab_size", tokenizer.vocab_size) < tokenizer.vocab_size or config.get("eos_token_id", tokenizer.eos) != tokenizer.eos:
-            raise UserError(f"{folder}: a model of {config.get('vocab_size')} tokens that ends with token {config.get('eos_token_id')} "
-                            f"does not go with the tokenizer {tokenizer.name} ({tokenizer.vocab_size} tokens, {EOS} is {tokenizer.eos})")
+        size, eos = config.get("vocab_size", tokenizer.vocab_size), config.get("eos_token_id", tokenizer.eos)
+        if size < tokenizer.vocab_size or eos != tokenizer.eos:
+            raise UserError(f"{folder}: a model of {size} tokens whose texts end with token {eos} does not go with the "
+                            f"tokenizer {tokenizer.name} ({tokenizer.vocab_size} tokens, {EOS} is {tokenizer.eos})")
         return tokenizer
 
     @classmethod

@@ -337,7 +337,7 @@ def test_a_model_that_does_not_go_with_the_tokenizer_is_refused(known, tmp_path,
     with pytest.raises(UserError) as error:
         Tokenizer.load(folder)
     assert str(error.value) == (
-        f"{folder}: a model of {size} tokens that ends with token {eos} does not go with the tokenizer words "
+        f"{folder}: a model of {size} tokens whose texts end with token {eos} does not go with the tokenizer words "
         f"({known.vocab_size} tokens, <|endoftext|> is {known.eos})")
 
 
