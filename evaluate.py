@@ -30,7 +30,7 @@ from gpt import GPT, ScalarGPT
 @dataclass
 class Config:
     data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
-    preset: str = ""            # another length than this, of one of ppo.py's presets; default that of the model
+    preset: str = ""            # length and batch of one of ppo.py's presets; default by the model
     run: str = ""               # folder of the run; default out/<data>
     samples: int = 4            # answers of each model to each test prompt
     prompts: int = 256          # test prompts at most
