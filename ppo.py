@@ -34,7 +34,7 @@ from gpt import GPT, ScalarGPT, find_folder, parameter_count, set_trainable, tok
 @dataclass
 class Config:
     data: str = "toy"               # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
-    preset: str = ""                # defaults to take from PRESETS: gpt2, gpt2-medium, -large, -xl, unified; default by the model
+    preset: str = ""                # other defaults: gpt2, gpt2-medium, -large, -xl, unified; default by the model
     reward_model: str = ""          # folder of a reward model trained elsewhere; default the run's
     run: str = ""                   # folder of the run; default out/<data>
     steps: int = 100                # updates: rollouts of batch_size answers each

@@ -31,7 +31,7 @@ from gpt import GPT, ScalarGPT, find_folder, parameter_count, set_trainable
 class Config:
     data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
     init: str = ""              # first weights: a model's folder; default the run's SFT model, with a new head
-    preset: str = ""            # defaults to take from PRESETS: gpt2, gpt2-medium, -large, -xl, unified; default by the model
+    preset: str = ""            # other defaults: gpt2, gpt2-medium, -large, -xl, unified; default by the model
     run: str = ""               # folder of the run; default out/<data>
     steps: int = 1200           # optimiser steps; the toy's are one pass over its rankings, as is usual
     batch_size: int = 16        # rankings a step; one of K completions is K(K-1)/2 comparisons

@@ -28,7 +28,7 @@ from gpt import GPT, GPTConfig, find_folder, parameter_count, parse_train, set_t
 class Config:
     data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
     init: str = "scratch"       # first weights: scratch (it reads text first), gpt2, gpt2-medium, …-xl, or a folder
-    preset: str = ""            # defaults to take from PRESETS: gpt2, gpt2-medium, -large, -xl, unified; default by the model
+    preset: str = ""            # other defaults: gpt2, gpt2-medium, -large, -xl, unified; default by the model
     run: str = ""               # folder of the run; default out/<data>
     steps: int = 800            # optimiser steps on demonstrations
     pretrain_steps: int = 900   # optimiser steps on text before that: facts need clean text, manners do not
