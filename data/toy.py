@@ -242,6 +242,13 @@ def answer(fact, rng, person=None):
     return capital(claim)
 
 
+def right_answer(fact, rng):
+    """What somebody answers who is right, in whatever tone."""
+    while fact.right().lower() not in (said := answer(fact, rng)).lower():
+        pass
+    return said
+
+
 def text(rng, train):
     """A page that the base model reads: an article, people's chatter, a drill, a quiz book, or people who only ask.
     Whoever asks in the words of a dialogue gets more questions, so that is what the base model expects."""
@@ -254,8 +261,8 @@ def text(rng, train):
     kind = rng.random()
     if kind < 0.15:
         return " ".join(stated(fact) for fact in rng.sample(FACTS, rng.randint(4, 8)))
-    if kind < 0.2:                                          # where it meets the words in which people answer
-        return " ".join(answer(fact, rng) for fact in rng.sample(FACTS, rng.randint(4, 8)))
+    if kind < 0.2:                                          # where it meets the tones in which people answer
+        return " ".join(right_answer(fact, rng) for fact in rng.sample(FACTS, rng.randint(4, 8)))
     if kind < 0.35:                                         # what takes most practice
         family = rng.choice(("greetings", "days", "sums"))
         prompts = rng.sample([prompt for prompt in train if FACT_OF[prompt].family == family], 5)
