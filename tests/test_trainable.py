@@ -245,7 +245,7 @@ def test_a_gpt2_by_its_name_brings_its_preset_and_a_flag_overrides_it(flags, cap
     assert "preset gpt2-large: --lr 1e-05 --steps 342" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("width, lr, critic_lr", [(768, 1e-5, 1e-5), (1024, 5e-6, 9e-6), (64, 4e-4, 2e-3)])
+@pytest.mark.parametrize("width, lr, critic_lr", [(768, 1e-5, 1e-5), (1024, 5e-6, 9e-6), (64, ppo.Config.lr, ppo.Config.critic_lr)])
 def test_a_run_about_a_gpt2_brings_the_preset_of_its_width(flags, tmp_path, width, lr, critic_lr):
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / "config.json").write_text(f'{{"n_embd": {width}}}')
