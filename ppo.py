@@ -1,6 +1,6 @@
 """Stage 3: PPO. The assistant practises, the reward model marks, the reference keeps it honest.
 
-    python ppo.py                       the toy: under a minute on two cores
+    python ppo.py                       the toy: about a minute on two cores
 
 Four models take part:
     actor           starts from sft/      trained     writes the answers

@@ -1,6 +1,6 @@
 """Stage 2: a reward model, that has learned from comparisons what people prefer.
 
-    python reward.py                    the toy: under a minute on two cores
+    python reward.py                    the toy: about a minute on two cores
 
     comparisons  ──►  reward/           starts from sft/, with a scalar in place of the logits
 

@@ -1,6 +1,6 @@
 """Stage 1: a language model that reads, then a language model that answers (supervised fine-tuning).
 
-    python sft.py                       the toy: under a minute on two cores
+    python sft.py                       the toy: about a minute on two cores
 
     text            ──►  base/          next-token prediction on pages        (only with --init scratch)
     demonstrations  ──►  sft/           next-token prediction on completions
