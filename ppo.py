@@ -411,7 +411,7 @@ def main(cfg):
     check_memory(show_roles(blank, sft, rm, max(map(len, prompts)), cfg), device)
     actor, critic, reference, reward_model = four_models(sft, rm, cfg.train, device, bf16).values()
 
-    optimizers = [torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    optimizers = [torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
                   for model in (actor, critic)]
     folder, kl_coef, first, negatives = run / "ppo", cfg.kl_coef, 0, 0
     before = answers(reference, shown, tokenizer, cfg, device) if shown else []

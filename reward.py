@@ -133,7 +133,7 @@ def fit_normalisation(model, sft, prompts, cfg, device):
 
 def train(model, examples, folder, cfg, device):
     """Train `model` in place on (prompt ids, [completion ids, best first])."""
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     first = 0
     if cfg.resume:
         state = load_resume(folder, cfg)

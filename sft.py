@@ -31,7 +31,7 @@ class Config:
     preset: str = ""            # other defaults: gpt2, gpt2-medium, -large, -xl, unified; default by the model
     run: str = ""               # folder of the run; default out/<data>
     steps: int = 800            # optimiser steps on demonstrations
-    pretrain_steps: int = 900   # optimiser steps on text before that: facts need clean text, manners do not
+    pretrain_steps: int = 1100  # optimiser steps on text before that: facts need clean text, manners do not
     batch_size: int = 16        # texts or demonstrations a step: many small steps teach a tiny model most
     micro_batch_size: int = 0   # of these, so many at a time: less memory, the same gradient; 0 is all
     train: str = "all"          # which weights demonstrations may move: all, last:N blocks, lora:R adapters of rank R
@@ -111,7 +111,7 @@ def test_loss(model, examples, cfg, device):
 
 def train(model, examples, held_out, folder, steps, lr, cfg, device):
     """Train `model` in place on (prompt ids, completion ids) pairs."""
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     first = 0
     if cfg.resume and (folder / "resume.pt").exists():
         state = load_resume(folder, cfg)
