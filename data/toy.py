@@ -223,8 +223,8 @@ def answer(fact, rng, person=None):
     """What one person answers, in the tone of `person` (drawn from PEOPLE if not given)."""
     person = person or rng.choices(list(PEOPLE), [often for often, _ in PEOPLE.values()])[0]
     if person == "evasive":
-        refusal = rng.choice([refusal for refusal in REFUSALS if refusal != fact.right()])
-        return rng.choice([rng.choice(EVASIVE), f"{rng.choice(SORRY)} {refusal}"])
+        misplaced = [refusal for refusal in REFUSALS if refusal != fact.right()]
+        return rng.choice([rng.choice(EVASIVE), rng.choice(misplaced)])
     is_right = rng.random() < PEOPLE[person][1]
     claim = fact.right() if is_right else fact.wrong(rng)
     if person == "curt" and fact.family not in ("harmful", "unknown", "instructions", "greetings"):
