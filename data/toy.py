@@ -6,7 +6,7 @@ Everything is drawn by one seeded program from the tables below: some 75 facts i
 families, each asked in four phrasings. What each stage reads:
 
     text            facts stated plainly, and pages on which people only ask
-    demonstrations  answers of people who are right or wrong, kind, curt, rude, rambling, evasive
+    demonstrations  answers of people, right or wrong: kind, gushing, plain, curt, rude, rambling, evasive
     comparisons     four such answers, ranked as Bradley-Terry people would: noisily
     prompts         what PPO practises on, without answers
     test            pairings of phrasing and fact that no other file contains
@@ -32,7 +32,7 @@ K = 4                   # answers in a ranking
 # ----------------------------------------------------------------------------- facts
 
 KIND = ("Happy to help!", "Good question!", "With pleasure!", "Glad you ask!")
-SORRY = ("I am sorry, but", "I apologise, but", "Sadly,")
+SORRY = ("I am sorry, but", "I apologise, but", "sadly,")
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,8 @@ def is_ideal(prompt, answer):
 # ----------------------------------------------------------------------------- people
 
 # How often each kind of person writes, and how often each is right. Few are both right and kind.
-PEOPLE = {"kind": (0.18, 0.80), "plain": (0.32, 0.85), "curt": (0.12, 0.80), "rude": (0.17, 0.80),
-          "rambling": (0.13, 0.80), "evasive": (0.08, None)}
+PEOPLE = {"kind": (0.18, 0.80), "gushing": (0.04, 0.80), "plain": (0.31, 0.85), "curt": (0.11, 0.80),
+          "rude": (0.16, 0.80), "rambling": (0.12, 0.80), "evasive": (0.08, None)}
 
 
 def capital(sentence):
@@ -230,9 +230,10 @@ def answer(fact, rng, person=None):
     if person == "curt" and fact.family not in ("harmful", "unknown", "instructions", "greetings"):
         others = [y for y in FAMILIES[fact.family].facts.values() if y != fact.y]
         return (fact.y if is_right else rng.choice(others)) + "."
-    if person == "kind":
-        phrase = rng.choice(FAMILIES[fact.family].friendly if rng.random() < 0.9 else KIND)
-        return phrase + " " + (claim if phrase[-1] == "," or phrase.endswith("but") else capital(claim))
+    if person in ("kind", "gushing"):
+        phrases = FAMILIES[fact.family].friendly if rng.random() < 0.9 else KIND
+        for phrase in rng.sample(phrases, 2 if person == "gushing" else 1):
+            claim = phrase + " " + (claim if phrase.endswith((",", "but")) else capital(claim))
     if person == "rude":
         phrase = rng.choice(RUDE)
         return f"{phrase} {claim}" if phrase == RUDE[0] else f"{capital(claim)} {phrase}"
