@@ -37,7 +37,7 @@ class Config:
     preset: str = ""                # other defaults: gpt2, gpt2-medium, -large, -xl, unified; default by the model
     reward_model: str = ""          # folder of a reward model trained elsewhere; default the run's
     run: str = ""                   # folder of the run; default out/<data>
-    steps: int = 100                # updates: rollouts of batch_size answers each
+    steps: int = 80                 # updates: rollouts of batch_size answers each
     batch_size: int = 128           # answers a rollout
     epochs: int = 2                 # passes over a rollout; with one step a rollout the ratio would stay 1
     minibatches: int = 4            # optimiser steps a pass
