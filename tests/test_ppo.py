@@ -310,12 +310,16 @@ def test_the_kl_coefficient_stays_unless_it_has_a_target(run_stage, trained, see
     assert [call["kl_coef"] for call in seen] == [0.3] * 4
 
 
-def test_the_kl_coefficient_is_steered_by_the_kl_of_the_last_rollout(run_stage, trained, seen, quiet):
+def test_the_kl_coefficient_is_steered_by_the_kl_of_the_last_rollout(run_stage, trained, seen, quiet, monkeypatch):
+    steered_by, adapt = [], ppo.adapt_kl_coef
+    monkeypatch.setattr(ppo, "adapt_kl_coef", lambda kl_coef, kl, *rest: steered_by.append(kl) or adapt(kl_coef, kl, *rest))
     run_stage(ppo, kl_coef=0.3, kl_target=0.5, kl_horizon=12)
     for step in range(3):
-        kl = quiet.runs["ppo"][step]["objective/kl"]
+        kl = quiet.runs["ppo"][step]["objective/kl"]            # of an answer, not of a token
+        assert steered_by[step] == pytest.approx(kl, rel=1e-4, abs=1e-7)
         error = max(-0.2, min(0.2, kl / 0.5 - 1))
         assert seen[step + 1]["kl_coef"] == pytest.approx(seen[step]["kl_coef"] * (1 + error * 6 / 12), rel=1e-5)
+    assert steered_by[2] > 1e-4                                 # so the two could not be mistaken for each other
 
 
 def test_the_same_test_prompts_are_shown_before_and_after(run_stage, trained, quiet):
