@@ -210,7 +210,8 @@ def is_ideal(prompt, answer):
 
 # ----------------------------------------------------------------------------- people
 
-# How often each kind of person writes, and how often each is right. Few are both right and kind.
+# How often each kind of person writes, and how often each is right. Few are both right and kind, and some overdo it:
+# a reward model that has never seen two kindnesses takes them for twice as good.
 PEOPLE = {"kind": (0.18, 0.80), "gushing": (0.04, 0.80), "plain": (0.31, 0.85), "curt": (0.11, 0.80),
           "rude": (0.16, 0.80), "rambling": (0.12, 0.80), "evasive": (0.08, None)}
 
@@ -234,6 +235,7 @@ def answer(fact, rng, person=None):
         phrases = FAMILIES[fact.family].friendly if rng.random() < 0.9 else KIND
         for phrase in rng.sample(phrases, 2 if person == "gushing" else 1):
             claim = phrase + " " + (claim if phrase.endswith((",", "but")) else capital(claim))
+        return capital(claim)
     if person == "rude":
         phrase = rng.choice(RUDE)
         return f"{phrase} {claim}" if phrase == RUDE[0] else f"{capital(claim)} {phrase}"
