@@ -211,7 +211,7 @@ def is_ideal(prompt, answer):
 # ----------------------------------------------------------------------------- people
 
 # How often each kind of person writes, and how often each is right. Few are both right and kind, and some overdo it:
-# a reward model that has never seen two kindnesses takes them for twice as good.
+# a reward model that has never seen two kindnesses often takes them for better than one.
 PEOPLE = {"kind": (0.18, 0.80), "gushing": (0.04, 0.80), "plain": (0.31, 0.85), "curt": (0.11, 0.80),
           "rude": (0.16, 0.80), "rambling": (0.12, 0.80), "evasive": (0.08, None)}
 
