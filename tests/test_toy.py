@@ -3,6 +3,7 @@ import ast
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -75,6 +76,20 @@ def test_people_answer_in_many_tones_and_are_not_ideal_for_long():
         if person in ("kind", "plain"):
             share = sum(n for points, n in tones[person].items() if points >= 3) / 400
             assert share == pytest.approx(right, abs=4 * math.sqrt(right * (1 - right) / 400))
+
+
+def test_an_evasive_person_is_right_nowhere():
+    rng = random.Random(2)
+    for prompt, fact in FACT_OF.items():
+        assert {judge(prompt, " " + answer(fact, rng, "evasive")) for _ in range(10)} == {0}, prompt
+
+
+@pytest.mark.parametrize("person", [person for person in toy.PEOPLE if person != "curt"])
+def test_sentences_begin_with_a_capital_and_go_on_without(person):
+    rng = random.Random(3)
+    for fact in FACTS * 20:
+        said = answer(fact, rng, person)
+        assert not said[0].islower() and not re.search(r"[.!?] [a-z]|(,|but) (To|The|An?|Hello|Sadly)\b", said), said
 
 
 def test_a_ranking_is_bradley_terry_on_the_judges_points():
