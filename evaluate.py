@@ -1,15 +1,14 @@
-"""Who wins: base, SFT, best-of-n and PPO answer the same test prompts, and a judge marks them.
+"""Who wins: base, SFT, best-of-n and PPO respond to the same test prompts, and a judge scores the responses.
 
     python evaluate.py                  the toy: a few seconds
     python evaluate.py --json out/toy/evaluation.json
 
-The judge of the toy is `data.toy.judge`, which no training script can see: what it says is the truth
-that the reward model is only an estimate of. Other data sets have no such judge. There the reward
-model itself marks the answers and the table says so: it shows how far PPO got on its own terms, and
-nothing about whether people would agree.
+The judge of the toy is `data.toy.judge`, which no training script can see: the truth that the reward model only
+estimates. Other data sets have no such judge. There the reward model scores the responses, and the table says so: it
+shows how far PPO got by its own measure, and nothing about whether people would agree.
 
-best_of_n is what the reward model can do without any training: the SFT model answers n times, and
-the answer with the highest score is taken.
+best_of_n is what the reward model can do without further training: the SFT model responds n times, and the response
+with the highest score is taken.
 """
 import json
 import math
@@ -20,38 +19,32 @@ from pathlib import Path
 import torch
 
 import data
-import ppo
-from common import find_model, launch, start, write_whole
 from data.batches import pad
+from data.encode import encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
+from ppo import action_logprobs
+from support.command_line import Flags, launch, start
+from support.files import write_whole
+from support.presets import EVALUATE as PRESETS
+from support.runs import find_model
 
 
 @dataclass
-class Config:
-    data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
-    preset: str = ""            # length and batch of one of ppo.py's presets; default by the model
-    run: str = ""               # folder of the run; default out/<data>
-    samples: int = 4            # answers of each model to each test prompt
+class Config(Flags):            # with --data, --run, --preset, --seed, --device, --precision
+    samples: int = 4            # responses of each model to each test prompt
     prompts: int = 256          # test prompts at most
     best_of: int = 8            # the n of best_of_n
-    max_new_tokens: int = 32    # an answer that has not ended by then never will
-    temperature: float = 0.7    # of sampling: cooler than practice, as assistants are used; the same for all models
-    batch_size: int = 256       # answers at a time
+    max_new_tokens: int = 32    # a response that has not ended by then is cut off
+    temperature: float = 0.7    # of sampling: lower than in training, as assistants are used; the same for all models
+    batch_size: int = 256       # responses at a time
     json: str = ""              # write the numbers into this file, too
-    seed: int = 0               # of sampling
-    device: str = ""            # cuda, cpu, mps; default what there is
-    precision: str = ""         # fp32 or bf16; default bf16 on a GPU that has it
-
-
-# A batch of 64 answers of 128 tokens has 1.6 GB of logits in GPT-2's vocabulary.
-PRESETS = {name: dict(max_new_tokens=preset["max_new_tokens"], batch_size=64) for name, preset in ppo.PRESETS.items()}
 
 # ----------------------------------------------------------------------------- answers
 
 @dataclass
 class Answer:
-    """One answer to one prompt."""
+    """One response to one prompt."""
     prompt: str
     text: str
     score: float        # the judge's
@@ -66,26 +59,27 @@ class Answer:
 def answer_all(model, sft, reward_model, prompts, tokenizer, judge, is_ideal, cfg, device):
     """One sampled Answer to each prompt (str), in order."""
     answers = []
-    room = model.config.block_size - cfg.max_new_tokens
+    encoded = encode_prompts(prompts, tokenizer, model.config.block_size, cfg.max_new_tokens)
     for i in range(0, len(prompts), cfg.batch_size):
-        batch = prompts[i:i + cfg.batch_size]
-        prompt_ids, prompt_mask = pad([tokenizer.encode(prompt)[-room:] for prompt in batch], left=True, device=device)
+        prompt_ids, prompt_mask = pad(encoded[i:i + cfg.batch_size], left=True, device=device)              # (B, P)
         tokens, response_mask, logprobs = model.generate(prompt_ids, prompt_mask, cfg.max_new_tokens, cfg.temperature)
-        ids, mask = torch.cat([prompt_ids, tokens], 1), torch.cat([prompt_mask, response_mask], 1)      # (B, P+R)
-        sft_logprobs = ppo.action_logprobs(sft, ids, mask, tokens.shape[1], cfg.temperature)            # (B, R)
-        kl = ((logprobs - sft_logprobs) * response_mask).sum(1)                                         # (B)
-        proxy = reward_model.reward(ids, mask)                                                          # (B)
-        for j, prompt in enumerate(batch):
+        ids = torch.cat([prompt_ids, tokens], dim=1)                                                        # (B, P+R)
+        mask = torch.cat([prompt_mask, response_mask], dim=1)                                               # (B, P+R)
+        sft_logprobs = action_logprobs(sft, ids, mask, tokens.shape[1], cfg.temperature)                    # (B, R)
+        kl = ((logprobs - sft_logprobs) * response_mask).sum(1)                                             # (B)
+        proxy = reward_model.reward(ids, mask)                                                              # (B)
+        for j, prompt in enumerate(prompts[i:i + cfg.batch_size]):
             real = tokens[j][response_mask[j]].tolist()
             text = tokenizer.decode(real)
-            answers.append(Answer(prompt, text, judge(prompt, text) if judge else proxy[j].item(), proxy[j].item(),
-                                  bool(is_ideal and is_ideal(prompt, text)), real[-1] == tokenizer.eos, len(real),
-                                  kl[j].item()))
+            score = judge(prompt, text) if judge else proxy[j].item()
+            ideal = is_ideal(prompt, text) if is_ideal else False
+            ended = real[-1] == tokenizer.eos
+            answers.append(Answer(prompt, text, score, proxy[j].item(), ideal, ended, len(real), kl[j].item()))
     return answers
 
 
 def best_of(answers, n):
-    """The highest-scoring of each n answers in a row, as the reward model sees it."""
+    """Of each n answers in a row the one with the highest score of the reward model."""
     return [max(answers[i:i + n], key=lambda answer: answer.proxy) for i in range(0, len(answers), n)]
 
 # ----------------------------------------------------------------------------- numbers
@@ -103,17 +97,19 @@ def summary(answers, has_ideal):
 
 
 def win_rate(ours, theirs, seed=0):
-    """Score against score on the same prompts: shares of wins, ties, losses, the rate win + tie/2, and its
+    """Score against score on the same prompts: shares of wins, ties and losses, the rate win + tie/2, and its
     95% interval from 2,000 bootstrap samples of the prompts (several answers to one prompt stay together)."""
-    points = {}
-    for a, b in zip(ours, theirs):
-        points.setdefault(a.prompt, []).append(1.0 if a.score > b.score else 0.5 if a.score == b.score else 0.0)
-    flat = [point for group in points.values() for point in group]
-    per_prompt = torch.tensor([mean(group) for group in points.values()])                               # (prompts)
-    draws = torch.randint(len(per_prompt), (2000, len(per_prompt)), generator=torch.Generator().manual_seed(seed))
-    low, high = torch.quantile(per_prompt[draws].mean(1), torch.tensor([0.025, 0.975])).tolist()
-    shares = {name: mean(p == point for p in flat) for name, point in (("win", 1.0), ("tie", 0.5), ("loss", 0.0))}
-    return {**shares, "rate": mean(flat), "ci95": [low, high]}
+    wins = [a.score > b.score for a, b in zip(ours, theirs)]
+    ties = [a.score == b.score for a, b in zip(ours, theirs)]
+    losses = [a.score < b.score for a, b in zip(ours, theirs)]
+    points = [win + tie / 2 for win, tie in zip(wins, ties)]
+    by_prompt = {}
+    for answer, point in zip(ours, points):
+        by_prompt.setdefault(answer.prompt, []).append(point)
+    means = torch.tensor([mean(group) for group in by_prompt.values()])                                 # (prompts)
+    draws = torch.randint(len(means), (2000, len(means)), generator=torch.Generator().manual_seed(seed))
+    low, high = torch.quantile(means[draws].mean(1), torch.tensor([0.025, 0.975])).tolist()
+    return {"win": mean(wins), "tie": mean(ties), "loss": mean(losses), "rate": mean(points), "ci95": [low, high]}
 
 # ----------------------------------------------------------------------------- what a person reads
 
@@ -143,12 +139,10 @@ def main(cfg):
     run, device, bf16 = start(cfg)
     _, test_set = data.load(cfg.data)
     prompts = test_set.need("prompts", cfg.data)[:cfg.prompts]
-    folders = {stage: find_model(run, stage) for stage in ("sft", "reward", "ppo")}
-    if (run / "base" / "config.json").exists():
-        folders = {"base": run / "base", **folders}
-    tokenizer = Tokenizer.load(folders["sft"])
-    sft = GPT.from_pretrained(folders["sft"]).place(device, bf16, frozen=True)
-    reward_model = ScalarGPT.from_pretrained(folders.pop("reward")).place(device, bf16, frozen=True)
+    sft_folder, rm, ppo = (find_model(run, stage) for stage in ("sft", "reward", "ppo"))
+    tokenizer = Tokenizer.load(sft_folder)
+    sft = GPT.from_pretrained(sft_folder, device, bf16, frozen=True)
+    reward_model = ScalarGPT.from_pretrained(rm, device, bf16, frozen=True)
     judge, is_ideal, judge_name = None, None, "reward_model"
     if cfg.data == "toy":
         from data.toy import is_ideal, judge
@@ -157,14 +151,17 @@ def main(cfg):
     asked = [prompt for prompt in prompts for _ in range(cfg.samples)]
     ask = partial(answer_all, sft=sft, reward_model=reward_model, tokenizer=tokenizer, judge=judge, is_ideal=is_ideal,
                   cfg=cfg, device=device)
-    answers = {name: ask(GPT.from_pretrained(folder).place(device, bf16, frozen=True), prompts=asked)
-               for name, folder in folders.items()}
+    answers = {}
+    if (run / "base" / "config.json").exists():
+        answers["base"] = ask(GPT.from_pretrained(run / "base", device, bf16, frozen=True), prompts=asked)
+    answers["sft"] = ask(sft, prompts=asked)
+    ppo_answers = ask(GPT.from_pretrained(ppo, device, bf16, frozen=True), prompts=asked)
     candidates = ask(sft, prompts=[prompt for prompt in asked for _ in range(cfg.best_of)])
     answers["best_of_n"] = best_of(candidates, cfg.best_of)
-    answers["ppo"] = answers.pop("ppo")                 # last in every table
+    answers["ppo"] = ppo_answers
 
     models = {name: summary(rows, is_ideal is not None) for name, rows in answers.items()}
-    # What the best of n costs in KL needs no measuring; it is an upper bound (Beirami et al., arXiv:2401.01879).
+    # What the best of n costs in KL needs no measuring; this is an upper bound (Beirami et al., arXiv:2401.01879).
     models["best_of_n"]["kl"] = math.log(cfg.best_of) - (cfg.best_of - 1) / cfg.best_of
     pairs = (("sft", "base"), ("best_of_n", "sft"), ("ppo", "sft"), ("ppo", "best_of_n"))
     win_rates = {f"{a}_vs_{b}": win_rate(answers[a], answers[b]) for a, b in pairs if b in answers}

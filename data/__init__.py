@@ -21,7 +21,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import UserError
+from support.errors import UserError
 from data import hh, tldr
 from data.jsonl import read_jsonl
 from data.tokenizer import FILE as TOKENIZER_FILE, Tokenizer

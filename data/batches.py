@@ -2,13 +2,6 @@
 import torch
 
 
-def fit(prompt, completions, block_size):
-    """Cut a prompt's ids from the left until its longest completion fits behind it, all in block_size tokens;
-    None if a completion leaves no room for a prompt at all. All completions keep the same prompt."""
-    room = block_size - max(map(len, completions))
-    return (prompt[-room:], completions) if room > 0 else None
-
-
 def pad(rows, left=False, device=None):
     """Lists of ids -> ids (B, T), mask (B, T), True where a row has a token. Pads hold id 0 and mean nothing."""
     width = max(map(len, rows))

@@ -4,7 +4,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
-from common import UserError
+from support.errors import UserError
 
 
 def cache_folder():

@@ -5,7 +5,7 @@ import re
 import zlib
 from collections import Counter
 
-from common import UserError
+from support.errors import UserError
 
 TURN = "\n\nAssistant:"
 

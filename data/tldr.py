@@ -6,7 +6,7 @@
 Stiennon et al., arXiv:2009.01325. OpenAI keeps the files in its public store: the posts are Syed et al.'s TL;DR
 corpus (CC BY 4.0), the choices have OpenAI's modified MIT licence. PPO practises on the demonstrations' prompts.
 """
-from common import UserError
+from support.errors import UserError
 from data.download import cache_folder, download
 from data.jsonl import objects, usable
 from data.tokenizer import Tokenizer

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import tiktoken
 
-from common import UserError, read_config, write_whole
+from support.errors import UserError
+from support.files import read_config, write_whole
 
 EOS = "<|endoftext|>"
 FILE = "tokenizer.tiktoken"         # tiktoken's own format: base64 of the token's bytes, space, rank

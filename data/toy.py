@@ -21,7 +21,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import write_whole
+from support.files import write_whole
 from data.tokenizer import WORDS, Tokenizer
 
 FOLDER = Path(__file__).parent / "toy"

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-import common
+from support.runs import run_folder
 import data
 import ppo
 import reward
@@ -42,7 +42,7 @@ def run_stage(world):
     def run(script, **flags):
         defaults = {sft: SFT, reward: REWARD, ppo: PPO}[script]
         script.main(script.Config(**{**world, **defaults, **flags}))
-        return common.run_folder(script.Config(**world))
+        return run_folder(script.Config(**world))
     return run
 
 

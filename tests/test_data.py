@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import data
-from common import UserError
-from data.batches import fit, minibatch, pad
+from support.errors import UserError
+from data.batches import minibatch, pad
+from data.encode import fit
 from data.jsonl import read_jsonl
 from data.tokenizer import Tokenizer
 from tiny import critic, words, write_rows

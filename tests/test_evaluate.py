@@ -19,9 +19,12 @@ def answer(score, prompt="p", proxy=0.0, **more):
 
 
 def test_a_win_rate_counts_half_for_a_tie():
-    ours, theirs = ([answer(s, prompt=str(i)) for i, s in enumerate(scores)] for scores in ([3, 2, 1, 0], [1, 1, 1, 1]))
+    scores = [3, 2, 4, 2, 5, 1, 0, 0], [1] * 8                  # five wins, one tie, two losses
+    ours, theirs = ([answer(s, prompt=str(i)) for i, s in enumerate(row)] for row in scores)
     row = win_rate(ours, theirs)
-    assert (row["win"], row["tie"], row["loss"], row["rate"]) == (0.5, 0.25, 0.25, 0.625)
+    assert (row["win"], row["tie"], row["loss"], row["rate"]) == (5 / 8, 1 / 8, 2 / 8, 5.5 / 8)
+    row = win_rate(theirs, ours)
+    assert (row["win"], row["tie"], row["loss"], row["rate"]) == (2 / 8, 1 / 8, 5 / 8, 2.5 / 8)
 
 
 def test_the_interval_is_that_of_a_mean_over_prompts():

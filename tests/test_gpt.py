@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from common import UserError
+from support.errors import UserError
 from gpt import GPT, GPTConfig, ScalarGPT
 from tiny import BLOCK, EOS, VOCAB, close, critic, model
 

@@ -4,7 +4,8 @@ import torch
 from torch.autograd import gradcheck
 
 from gpt import token_logprobs
-from ppo import action_logits, entropy, policy_loss, state_values, value_loss
+from ppo import action_logits, policy_loss, state_values, value_loss
+from support.monitor import entropy
 from reward import pairwise_loss, score_pairs
 from sft import sft_loss
 from tiny import EOS, critic, model

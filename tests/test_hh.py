@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import constants
 
-import common
+from support.runs import run_folder
 import data
-from common import UserError
+from support.errors import UserError
 
 H, A = "\n\nHuman:", "\n\nAssistant:"
 
@@ -102,7 +102,7 @@ def test_a_line_warns_of_what_people_say(hub, capsys):
 @pytest.mark.parametrize("name, folder", [("hh", "out/hh"), ("hh:harmless-base", "out/hh-harmless-base"),
                                           ("hh:helpful-base+harmless-base", "out/hh-helpful-base-harmless-base")])
 def test_the_folder_of_a_run_has_neither_colons_nor_plus_signs(name, folder):
-    assert str(common.run_folder(SimpleNamespace(data=name, run=""))) == folder
+    assert str(run_folder(SimpleNamespace(data=name, run=""))) == folder
 
 # ----------------------------------------------------------------------------- dialogues as they are
 

@@ -1,9 +1,9 @@
-"""common.Log: what a loop says while it runs."""
+"""support.log.Log: what a loop says while it runs."""
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common import Log
+from support.log import Log
 
 
 def logged(folder, start, steps):

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common import set_learning_rate
+from support.optimizer import set_learning_rate
 from gpt import token_logprobs
-from ppo import adapt_kl_coef, entropy, gae, kl_penalty, make_experience, masked_mean, policy_loss, value_loss, whiten
+from ppo import adapt_kl_coef, gae, kl_penalty, make_experience, masked_mean, policy_loss, value_loss, whiten
 from reward import accuracy, pairwise_loss, score_pairs
+from support.monitor import entropy
 from tiny import EOS, close, ppo_config
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]]).bool()

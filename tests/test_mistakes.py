@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-import common
+from support.command_line import launch
+from support.errors import UserError
 import evaluate
 import ppo
 import reward
@@ -20,7 +21,7 @@ def command(tmp_path, monkeypatch, capsys):
     def run(script, *flags):
         monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *flags])
         with pytest.raises(SystemExit) as ended:
-            common.launch(script.main, script.Config)
+            launch(script.main, script.Config)
         said = capsys.readouterr()
         if isinstance(ended.value.code, str):                   # sys.exit(text) prints it and exits with 1
             return 1, ended.value.code
@@ -55,7 +56,7 @@ def test_a_value_that_makes_no_sense_is_named(command, script, flag, value):
 
 
 def test_heads_that_do_not_divide_the_channels_are_refused(run_stage):
-    with pytest.raises(common.UserError, match="8 channels can't be shared out evenly among 3 heads"):
+    with pytest.raises(UserError, match="8 channels can't be divided evenly among 3 heads"):
         run_stage(sft, n_head=3)
 
 
@@ -99,7 +100,7 @@ def test_data_that_lacks_what_a_stage_needs_is_named(run_stage, tmp_path):
     run_stage(reward)
     for script, path, kind in ((sft, texts, "demonstrations"), (reward, demonstrations, "comparisons"), (ppo, texts, "prompts"),
                                (evaluate, texts, "prompts")):
-        with pytest.raises(common.UserError, match=f"has no {kind}"):
+        with pytest.raises(UserError, match=f"has no {kind}"):
             if script is evaluate:
                 evaluate.main(evaluate.Config(data=str(path), run="run"))
             else:

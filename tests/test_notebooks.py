@@ -12,8 +12,8 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-SCRIPTS = ["gpt", "sft", "reward", "ppo", "evaluate", "common", "data", *sorted(
-    f"data.{path.stem}" for path in (FOLDER.parent / "data").glob("*.py") if path.stem != "__init__")]
+SCRIPTS = ["gpt", "sft", "reward", "ppo", "evaluate", "data", *sorted(
+    f"{folder}.{path.stem}" for folder in ("data", "support") for path in (FOLDER.parent / folder).glob("*.py") if path.stem != "__init__")]
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common import set_learning_rate
+from support.optimizer import set_learning_rate
 from ppo import learn, make_experience
 from tiny import critic, model, ppo_config
 

@@ -9,10 +9,13 @@ import torch
 import ppo
 import reward
 import sft
-from common import UserError
+from support.errors import UserError
 from data.batches import pad
 from gpt import GPT, ScalarGPT
-from ppo import backward, check_kl, check_ratio, check_reference, describe, learn, make_experience, take_step
+from ppo import learn, make_experience
+from support import monitor
+from support.monitor import check_kl, check_ratio, check_reference, describe
+from support.optimizer import take_step
 from tiny import EOS, ROWS, close, critic, model, ppo_config, words
 
 PROMPTS, PROMPT_MASK = pad([[1, 2, 3], [4], [5, 6], [7, 8, 9, 1]] * 4, left=True)
@@ -96,6 +99,23 @@ def test_a_step_moves_the_critic_towards_the_returns():
     assert after < before
 
 
+@pytest.mark.parametrize("clip, value_clip", [(0.4, 0.1), (0.1, 0.4)])
+def test_actor_and_critic_are_clipped_each_within_its_own_range(clip, value_clip, monkeypatch):
+    # As if the rollout had found values 0.3 higher and log-probabilities 0.2 lower: the ratio is e^0.2 = 1.22.
+    experience = rollout()
+    mask, A = experience.response_mask, experience.advantages[experience.response_mask]
+    shifted = replace(experience, values=experience.values + 0.3 * mask, logprobs=experience.logprobs - 0.2 * mask)
+    monkeypatch.setattr(monitor, "check_ratio", lambda ratio, tolerance: None)
+    _, _, metrics = learned(shifted, clip=clip, value_clip=value_clip)
+    v, returns = experience.values[mask], experience.returns[mask]
+    near = torch.maximum(v, v + 0.3 - value_clip)
+    expected = 0.5 * torch.maximum((v - returns) ** 2, (near - returns) ** 2).mean().item()
+    assert metrics["loss/value"] == pytest.approx(expected, abs=1e-5)
+    ratio = math.exp(0.2)
+    expected = torch.maximum(-A * ratio, -A * min(ratio, 1 + clip)).mean().item()
+    assert metrics["loss/policy"] == pytest.approx(expected, abs=1e-5)
+
+
 def test_each_epoch_visits_every_answer_once_in_a_new_order():
     experience, visited = rollout(), []
 
@@ -111,7 +131,7 @@ def test_each_epoch_visits_every_answer_once_in_a_new_order():
         optimizer.register_step_post_hook(lambda *_: steps.append(1))
     recorded = Recording(*(getattr(experience, name) for name in experience.__dataclass_fields__))
     learn(actor, value_model, *optimizers, recorded, ppo_config(epochs=3, minibatches=4))
-    epochs = [sum(visited[i:i + 4], []) for i in (0, 4, 8)]
+    epochs = [torch.cat(visited[i:i + 4]).tolist() for i in (0, 4, 8)]
     assert all(sorted(epoch) == list(range(16)) for epoch in epochs) and len(visited) == 12
     assert epochs[0] != epochs[1] != epochs[2]
     assert len(steps) == 2 * 12
@@ -129,7 +149,7 @@ def test_a_step_is_clip_step_and_zero_after_backward(scale, norm):
     # the gradient of scale · (3a + 4b) has norm 5 scale; it is clipped to 1
     net = torch.nn.Linear(2, 1, bias=False)
     before = net.weight.detach().clone()
-    backward(scale * (net.weight * torch.tensor([3.0, 4.0])).sum())
+    (scale * (net.weight * torch.tensor([3.0, 4.0])).sum()).backward()
     got = take_step(net, torch.optim.SGD(net.parameters(), lr=0.1))
     close(got, norm, 1e-4)
     close(before - net.weight.detach(), [[0.1 * min(norm, 1) * 0.6, 0.1 * min(norm, 1) * 0.8]], 1e-5)
@@ -179,11 +199,16 @@ def test_clearly_negative_means_two_standard_errors_below_zero():
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_the_run_before_its_gradient(wrong):
-    net = torch.nn.Linear(1, 1)
-    with pytest.raises(UserError, match="the loss is (nan|inf)"):
-        backward(net.weight.sum() * wrong)
-    assert net.weight.grad is None
+def test_a_loss_that_is_not_finite_stops_the_run_before_its_step(wrong):
+    experience = rollout()
+    for field in ("advantages", "returns"):
+        actor, value_model, stepped = model(), critic(1), []
+        optimizers = [sgd(net, 1.0) for net in (actor, value_model)]
+        for optimizer in optimizers:
+            optimizer.register_step_post_hook(lambda *_: stepped.append(1))
+        with pytest.raises(UserError, match="the loss is (nan|inf)"):
+            learn(actor, value_model, *optimizers, replace(experience, **{field: getattr(experience, field) * wrong}), ppo_config())
+        assert not stepped
 
 # ----------------------------------------------------------------------------- metrics of a rollout
 
@@ -298,7 +323,7 @@ def test_a_run_whose_reference_is_not_its_actor_stops_at_step_zero(run_stage, tr
 
 
 def test_a_run_whose_kl_stays_negative_stops_at_its_third_rollout(run_stage, trained, monkeypatch, quiet):
-    monkeypatch.setattr(ppo, "check_reference", lambda kl, tolerance: None)
+    monkeypatch.setattr(monitor, "check_reference", lambda kl, tolerance: None)
     with_reference(monkeypatch, lambda logprobs: logprobs + 1)
     with pytest.raises(UserError, match="clearly negative"):
         run_stage(ppo)

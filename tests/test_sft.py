@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sft
-from common import UserError
+from support.errors import UserError
 from gpt import GPT
 from sft import encode_demonstrations, encode_texts, sft_loss
 from sft import test_loss as held_out_loss

@@ -4,11 +4,18 @@ import torch
 from safetensors.torch import load_file
 
 import evaluate
+import gpt
 import ppo
 import reward
 import sft
-from common import UserError, launch
-from gpt import HUB, GPT, GPTConfig, LoRA, ScalarGPT, parameter_count, parse_train, set_trainable
+from support.command_line import launch
+from support.errors import UserError
+from gpt import GPT, GPTConfig, ScalarGPT
+from support.hub import HUB
+from support.memory import check_memory, show_memory
+from support import monitor
+from support.monitor import tolerance
+from support.trainable import LoRA, parameter_count, parse_train, set_trainable
 from tiny import BLOCK, VOCAB, Stop, close, critic, model
 
 IDS = torch.randint(VOCAB, (3, BLOCK), generator=torch.Generator().manual_seed(0))
@@ -99,7 +106,7 @@ def test_the_actor_starts_at_the_reference_in_every_mode(run_stage, world, quiet
     run_stage(sft)
     run_stage(reward)
     checked = []
-    monkeypatch.setattr(ppo, "check_reference", lambda kl, tolerance: checked.append((kl.abs().max().item(), tolerance)))
+    monkeypatch.setattr(monitor, "check_reference", lambda kl, tolerance: checked.append((kl.abs().max().item(), tolerance)))
     run_stage(ppo, train=train, steps=2)
     [(kl, tolerance)] = checked
     assert kl < 1e-5 and tolerance == 1e-3
@@ -147,7 +154,7 @@ def test_logprobs_that_were_sampled_in_bf16_are_found_again():
     tokens, mask, logprobs = actor.generate(prompts, torch.ones_like(prompts).bool(), 40)
     ids, whole = torch.cat([prompts, tokens], 1), torch.cat([torch.ones_like(prompts).bool(), mask], 1)
     again = ppo.token_logprobs(ppo.action_logits(actor, ids, whole, tokens.shape[1], 1.0), tokens)
-    assert (again - logprobs)[mask].abs().max() < ppo.tolerance(actor)
+    assert (again - logprobs)[mask].abs().max() < tolerance(actor)
 
 
 @pytest.mark.parametrize("train", MODES)
@@ -179,36 +186,36 @@ def test_the_table_counts_gpt2_small_right(capsys):
     total, matrices = V * C + P * C + L * (12 * C ** 2 + 13 * C) + 2 * C, L * (12 * C ** 2 + 9 * C)
     assert total == 124_439_808
     actor, reference = gpt2_small().place("meta", True), gpt2_small().place("meta", True, frozen=True)
+    critic = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)           # 4 bytes
     cfg = ppo.Config(batch_size=64, micro_batch_size=8, max_new_tokens=100)
-    needed = ppo.show_roles({"actor": actor, "reference": reference}, "sft", "rm", 412, cfg)
+    needed = show_memory((actor, critic, reference), ("sft", "rm", "sft"), 412, cfg)
     weights = 16 * total + 2 * matrices + 4 * (total - matrices)
     cache = 64 * 512 * L * C * 2 * 2                            # keys and values of 64 answers in bf16
     step = 8 * 100 * V * 4 * 4 + 8 * 512 * L * C * 34
-    assert needed == weights + max(cache, step)
+    assert needed == weights + 4 + max(cache, step)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:4] for line in lines[1:3]] == [["actor", "sft", "124,439,808", "124,439,808"],
+    assert [line.split()[:4] for line in (lines[1], lines[3])] == [["actor", "sft", "124,439,808", "124,439,808"],
                                                          ["reference", "sft", "124,439,808", "0"]]
 
 
 def test_shapes_without_weights_take_no_memory(tmp_path):
     critic().save_pretrained(tmp_path)
-    assert {p.device.type for p in ScalarGPT.blank(tmp_path).parameters()} == {"meta"}
+    assert {p.device.type for p in ScalarGPT.from_pretrained(tmp_path, "meta").parameters()} == {"meta"}
 
 
 def test_a_run_that_does_not_fit_the_gpu_is_refused_before_it_allocates(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2 ** 30, 24 * 2 ** 30))
-    ppo.check_memory(8 * 2 ** 30, torch.device("cuda"))
+    check_memory(8 * 2 ** 30, torch.device("cuda"))
     with pytest.raises(UserError, match="needs about 8.5 GiB and cuda has 8.0 GiB free: lower --micro_batch_size"):
-        ppo.check_memory(8.5 * 2 ** 30, torch.device("cuda"))
-    ppo.check_memory(2 ** 60, torch.device("cpu"))
+        check_memory(8.5 * 2 ** 30, torch.device("cuda"))
+    check_memory(2 ** 60, torch.device("cpu"))
 
 
 def test_nothing_is_loaded_before_the_memory_is_checked(run_stage, world, monkeypatch):
     run_stage(sft)
     run_stage(reward)
-    loaded, checked = [], []
-    original = GPT.from_pretrained.__func__
-    monkeypatch.setattr(GPT, "from_pretrained", classmethod(lambda cls, *a, **k: loaded.append(cls) or original(cls, *a, **k)))
+    loaded, checked, read = [], [], gpt.read_weights
+    monkeypatch.setattr(gpt, "read_weights", lambda *given: loaded.append(given) or read(*given))
     monkeypatch.setattr(ppo, "check_memory", lambda needed, device: checked.append((needed > 0, len(loaded))))
     run_stage(ppo, steps=1)
     assert checked == [(True, 0)] and len(loaded) == 4
@@ -243,7 +250,7 @@ def test_a_unified_rate_is_one_rate_in_all_stages():
 def test_a_gpt2_by_its_name_brings_its_preset_and_a_flag_overrides_it(flags, capsys):
     cfg = flags(sft, "--init", "gpt2-large", "--steps", "7")
     assert (cfg.lr, cfg.steps, cfg.batch_size, cfg.data) == (1e-5, 7, 128, "toy")
-    assert "preset gpt2-large: --lr 1e-05 --steps 342" in capsys.readouterr().out
+    assert "preset gpt2-large: --lr 1e-05 --micro_batch_size 8 --steps 342" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("width, lr, critic_lr", [(768, 1e-5, 1e-5), (1024, 5e-6, 9e-6), (64, ppo.Config.lr, ppo.Config.critic_lr)])

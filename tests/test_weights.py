@@ -18,10 +18,11 @@ import gpt
 import ppo
 import reward
 import sft
-from common import UserError
+from support.errors import UserError
 from data.batches import pad
 from data.tokenizer import Tokenizer
-from gpt import GPT, ScalarGPT, set_trainable
+from gpt import GPT, ScalarGPT
+from support.trainable import set_trainable
 from tiny import BLOCK, EOS, ROWS, VOCAB, close, critic, model, words
 
 KINDS = {GPT2LMHeadModel: GPT, GPT2ForSequenceClassification: ScalarGPT}

@@ -62,7 +62,7 @@ def words(rows=ROWS):
 
 
 class SilentLog:
-    """In place of common.Log: keeps what a loop logs, and may stop the loop after `stop` steps."""
+    """In place of support.log.Log: keeps what a loop logs, and may stop the loop after `stop` steps."""
     runs = {}                   # name of the loop -> {step: metrics}, of the latest run
     stop = None
 

@@ -1,0 +1,134 @@
+"""Model folders as `transformers` writes and reads them: config.json, and weights in model.safetensors.
+
+Here weights are a dict of tensors and a shape is a dict of GPTConfig's fields; gpt.py makes models of them. In memory
+matrices are (out, in), as nn.Linear has them; in GPT-2's files they are (in, out).
+"""
+import json
+import math
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from support.errors import UserError
+from support.files import read_config, read_json, write_whole
+
+# What config.json must say for a model to be GPT-2 as gpt.py has it: key -> values; a missing key means the first.
+GPT2 = {"model_type": ["gpt2"], "activation_function": ["gelu_new", "gelu_pytorch_tanh"], "layer_norm_epsilon": [1e-5],
+        "scale_attn_weights": [True], "scale_attn_by_inverse_layer_idx": [False], "add_cross_attention": [False],
+        "tie_word_embeddings": [True]}
+
+# ----------------------------------------------------------------------------- config.json
+
+def read_shape(folder):
+    """What a folder's config.json says of GPTConfig's fields, by name. Raises UserError if it is not GPT-2."""
+    stored = read_config(folder)
+    for key, right in {**GPT2, "n_inner": [None, 4 * stored.get("n_embd", 768)]}.items():
+        if stored.get(key, right[0]) not in right:
+            raise UserError(f"{folder}/config.json: {key} is {json.dumps(stored[key])}, "
+                            f"and GPT-2's is {json.dumps(right[0])}")
+    if "model_type" not in stored:
+        raise UserError(f"{folder}/config.json names no model_type, so this is no model that transformers saved")
+    stored["block_size"] = stored.get("n_positions", 1024)
+    stored["eos_is_pad"] = is_scorer(stored) and stored.get("pad_token_id") == stored.get("eos_token_id", 50256)
+    fields = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "eos_token_id", "eos_is_pad",
+              "reward_mean", "reward_std")
+    return {name: stored[name] for name in fields if name in stored}
+
+
+def is_scorer(stored):
+    """Whether a config.json is that of a reward model or critic."""
+    return "GPT2ForSequenceClassification" in (stored.get("architectures") or [])
+
+
+def config_json(shape, scalar, tokenizer):
+    """The config.json of a model of this shape (a dict of GPTConfig's fields), with a scalar head or none."""
+    shape = dict(shape)
+    eos, eos_is_pad = shape["eos_token_id"], shape.pop("eos_is_pad")
+    shape["n_positions"] = shape.pop("block_size")
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new",
+              "layer_norm_epsilon": 1e-5, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+              "bos_token_id": eos, **shape}
+    if tokenizer:
+        config.update(tokenizer_name=tokenizer.name, tokenizer_fingerprint=tokenizer.fingerprint)
+    if scalar:
+        # transformers reads the score at the last token that is not its pad id, and a text ends with
+        # <|endoftext|>: so the pad id is another one, that no scored text ends with.
+        config.update(architectures=["GPT2ForSequenceClassification"], id2label={"0": "reward"},
+                      label2id={"reward": 0}, pad_token_id=eos if eos_is_pad else 0)
+    return config
+
+# ----------------------------------------------------------------------------- weights
+
+def read_weights(folder, expected, new_head=False):
+    """The tensors of a folder by their names in gpt.py. `expected` has the right names and shapes; with `new_head`
+    the scalar head may be missing, and is random then. Raises UserError if a tensor is missing, left over or of
+    another shape."""
+    tensors = plain_names(read_tensors(folder), folder)
+    if new_head:
+        channels = expected["score.weight"].shape[1]
+        tensors.setdefault("score.weight", torch.randn(1, channels) / math.sqrt(channels + 1))
+    for name, tensor in expected.items():
+        if name not in tensors:
+            hint = ", so this is no reward model" if name == "score.weight" else ""
+            raise UserError(f"{folder}: the tensor {name} is missing{hint}")
+        if tensors[name].shape != tensor.shape:
+            raise UserError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, "
+                            f"its config.json asks for {tuple(tensor.shape)}")
+    if left := sorted(tensors.keys() - expected.keys()):
+        whole = "a language model" if left[0] == "score.weight" else "GPT-2"
+        raise UserError(f"{folder}: {left[0]} is no part of {whole}")
+    return tensors
+
+
+def read_tensors(folder):
+    """All tensors of a folder, from one model.safetensors or from the shards that an index lists."""
+    tensors = {}
+    for file in weight_files(folder):
+        try:
+            tensors.update(load_file(folder / file))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder / file}: cannot be read ({error})") from error
+    return tensors
+
+
+def weight_files(folder):
+    """The names of the files that hold a folder's weights. Raises UserError if there are none."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        return ["model.safetensors"]
+    if index.exists():
+        return sorted(set(read_json(index).get("weight_map", {}).values()))
+    if list(folder.glob("pytorch_model*.bin")):
+        kind = "SequenceClassification" if is_scorer(read_config(folder)) else "CausalLM"
+        raise UserError(f"{folder} has its weights as pytorch_model.bin only, a format that can hide programs; convert "
+                        f"it: python -c \"from transformers import AutoModelFor{kind} as M; "
+                        f"M.from_pretrained('{folder}').save_pretrained('{folder}')\"")
+    raise UserError(f"{folder}: there is no model.safetensors")
+
+
+def plain_names(tensors, folder):
+    """Tensors under gpt.py's names and orientation: `transformer.` added where a bare GPT2Model was saved, and
+    two things dropped that old files carry: the causal mask of each block, the tied head a second time."""
+    named = {}
+    for name, tensor in tensors.items():
+        name = name if name.startswith(("transformer.", "score.", "lm_head.")) else "transformer." + name
+        if not name.endswith((".attn.bias", ".attn.masked_bias")):
+            named[name] = transposed(name, tensor)
+    head, embedding = named.pop("lm_head.weight", None), named.get("transformer.wte.weight")
+    if head is not None and embedding is not None and not torch.equal(head, embedding):
+        raise UserError(f"{folder}: lm_head.weight is not the token embedding, and GPT-2's head is tied to it")
+    return named
+
+
+def transposed(name, tensor):
+    """GPT-2 stores the matrices of its blocks as (in, out), nn.Linear as (out, in); the swap undoes itself."""
+    swap = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) and tensor.ndim == 2
+    return tensor.t() if swap else tensor
+
+
+def write_model(folder, tensors, config):
+    """Write model.safetensors and config.json, so that `transformers` can open the folder."""
+    tensors = {name: transposed(name, tensor).contiguous() for name, tensor in tensors.items()}
+    write_whole(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")

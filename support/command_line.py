@@ -1,0 +1,106 @@
+"""From the command line to a running stage: flags, presets, limits, device. A mistake is one sentence."""
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from support.errors import UserError
+from support.files import read_json
+from support.runs import run_folder
+
+
+@dataclass
+class Flags:
+    """The flags that all stages share; the Config of each stage adds its own."""
+    data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
+    run: str = ""           # folder of the run; default out/<data>
+    preset: str = ""        # other defaults: gpt2, gpt2-medium, -large, -xl, unified; default by the model
+    seed: int = 0           # of the first weights, the order of the data, and sampling
+    device: str = ""        # cuda, cpu, mps; default cuda if there is a GPU, else cpu
+    precision: str = ""     # fp32 or bf16; default bf16 on a GPU that has it
+
+
+AT_LEAST = {            # the smallest value that makes sense, flag by flag
+    "steps": 0, "pretrain_steps": 0, "batch_size": 1, "micro_batch_size": 0, "epochs": 1, "minibatches": 1,
+    "max_new_tokens": 1, "samples": 1, "prompts": 1, "best_of": 1, "normalise_samples": 2,
+    "n_layer": 1, "n_head": 1, "n_embd": 1, "block_size": 2, "sample_every": 1, "save_every": 1,
+    "lr": 0, "pretrain_lr": 0, "critic_lr": 0, "kl_target": 0,
+}
+ABOVE = {"temperature": 0, "clip": 0, "value_clip": 0, "kl_horizon": 0}
+WIDTHS = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
+
+
+def launch(main, Config, presets=None):
+    """Read the command line into a Config and run `main`. Exit code 1 after a UserError, 2 after a wrong
+    flag, 130 after Ctrl-C. A preset replaces the defaults, and flags override it."""
+    try:
+        main(read_flags(Config, presets or {}))
+    except UserError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except KeyboardInterrupt:
+        print("\nstopped; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def read_flags(Config, presets):
+    """The Config of this command line, with the preset that --preset names or that fits the model."""
+    cfg = tyro.cli(Config)
+    name = presets and (cfg.preset or preset_of(cfg))
+    if not name:
+        return cfg
+    if name not in presets:
+        raise UserError(f"--preset {name}: there is no such preset; there are {', '.join(presets)}")
+    print(f"preset {name}: " + " ".join(f"--{flag} {value}" for flag, value in presets[name].items()))
+    return tyro.cli(Config, default=Config(preset=name, **presets[name]))
+
+
+def preset_of(cfg):
+    """"gpt2" to "gpt2-xl" if a stage starts from one of them, known by its name or its width; else ""."""
+    init = getattr(cfg, "init", "")
+    folder = Path(init) if init else run_folder(cfg) / "sft"
+    if (folder / "config.json").exists() and init != "scratch":
+        return WIDTHS.get(read_json(folder / "config.json").get("n_embd"), "")
+    return init if init in WIDTHS.values() else ""
+
+
+def start(cfg):
+    """Check the flags and seed the generators. Returns (the run's folder, device, whether to use bf16)."""
+    check_numbers(cfg)
+    torch.manual_seed(cfg.seed)
+    random.seed(cfg.seed)
+    device = find_device(cfg.device)
+    return run_folder(cfg), device, use_bf16(cfg.precision, device)
+
+
+def check_numbers(cfg):
+    """Raises UserError for a number below its limit, NaN included."""
+    for name, value in vars(cfg).items():
+        if name in AT_LEAST and not value >= AT_LEAST[name]:
+            raise UserError(f"--{name} {value}: must be at least {AT_LEAST[name]}")
+        if name in ABOVE and not value > ABOVE[name]:
+            raise UserError(f"--{name} {value}: must be above {ABOVE[name]}")
+
+
+def find_device(name):
+    """The torch.device called `name`, or the GPU if there is one. Raises UserError if it can't be used."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: this machine can't use it ({reason})") from error
+    return device
+
+
+def use_bf16(precision, device):
+    """Whether the blocks run in bfloat16: as --precision says, by default on a GPU that has it."""
+    gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = precision or ("bf16" if gpu else "fp32")
+    if precision not in ("fp32", "bf16"):
+        raise UserError(f"--precision {precision}: must be fp32 or bf16")
+    if gpu and precision == "bf16":
+        torch.set_float32_matmul_precision("high")              # TF32, for what stays in float32: the heads
+    return precision == "bf16"

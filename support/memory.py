@@ -1,0 +1,49 @@
+"""The four models of PPO in figures: what moves in each, and whether they fit the GPU."""
+import math
+
+import torch
+
+from support.errors import UserError
+from support.trainable import parameter_count
+
+ROLES = ("actor", "critic", "reference", "reward model")
+MIB = 2 ** 20
+
+
+def show_memory(models, folders, longest_prompt, cfg):
+    """Print what each model starts from, how many of its weights move, and an estimate of the memory. Returns the
+    bytes in all: the models, and the larger of what a rollout and what a step needs."""
+    print(f"{'role':14}{'starts from':32}{'weights':>14}{'that move':>14}{'memory':>12}")
+    needed = 0
+    for role, model, folder in zip(ROLES, models, folders):
+        moving, total = parameter_count(model)
+        print(f"{role:14}{str(folder):32}{total:14,}{moving:14,}{model_bytes(model) / MIB:8,.0f} MiB")
+        needed += model_bytes(model)
+    work = work_bytes(models[0], longest_prompt + cfg.max_new_tokens, cfg)
+    print(f"{'rollout, step':74}{work / MIB:8,.0f} MiB at most")
+    return needed + work
+
+
+def model_bytes(model):
+    """Weights; for those that move also a gradient and AdamW's two moments, each as large again."""
+    return sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1) for p in model.parameters())
+
+
+def work_bytes(actor, tokens, cfg):
+    """What the larger of two things needs, for rows of `tokens` tokens. A rollout: the keys and values of all
+    rows. A step on a micro-batch: its logits, their softmax and the gradients of both, and some 17 numbers a
+    layer, token and channel for the backward pass (arXiv:2205.05198, eq. 2)."""
+    shape, each = actor.config, 2 if actor.transformer.bf16 else 4
+    rows = cfg.micro_batch_size or cfg.batch_size
+    states = tokens * shape.n_layer * shape.n_embd * each
+    rollout = cfg.batch_size * 2 * states
+    step = rows * (cfg.max_new_tokens * shape.vocab_size * 4 * 4 + 17 * states)
+    return max(rollout, step)
+
+
+def check_memory(needed, device):
+    """Refuse a run that cannot fit the GPU, before anything large is allocated on it."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+    if needed > free:
+        raise UserError(f"this run needs about {needed / 2 ** 30:.1f} GiB and {device} has {free / 2 ** 30:.1f} GiB "
+                        "free: lower --micro_batch_size, then --batch_size, then take --train lora:8")

@@ -1,0 +1,153 @@
+"""What must be true on every PPO run, what its metrics mean, and what its answers look like.
+
+RLHF code fails silently: with a mask off by one or a KL of the wrong sign a run still finishes, and its reward still
+rises a little. Four things, though, are certain, so every run checks them:
+
+    the ratio π / π_old is 1 before the first step on a rollout     check_ratio
+    the KL to the reference is 0 before the first update            check_reference
+    the mean KL of a rollout is not below 0 time and again          check_kl
+    all losses are finite                                           check_losses
+
+A check that fails stops the run and says what to look at. docs/metrics.md says what a healthy run looks like.
+Axes as in ppo.py: B responses, R response tokens, V vocabulary.
+"""
+import torch
+
+from support.errors import UserError
+
+# ----------------------------------------------------------------------------- what must be true
+
+def tolerance(model):
+    """How far two computations of one log-probability may differ: token by token with a cache, and all at once."""
+    return 0.2 if model.transformer.bf16 else 1e-3
+
+
+def check_ratio(ratio, tolerance=1e-3):
+    """Before the first step on a rollout, π is still π_old: the sampled probabilities must be found again."""
+    error = (ratio - 1).abs().max().item()
+    if not error < tolerance:
+        raise UserError(
+            f"the ratio of new to old probabilities is off by {error:.2g} before the first step, where it must be 1. "
+            "Look, in this order, at: the temperature (the same in sampling and scoring?), top-k or top-p in "
+            "sampling, positions and mask under left padding, the shift by one token, dropout, the precision")
+
+
+def check_reference(kl, tolerance=1e-3):
+    """Before the first update the actor is the reference: the log-ratio of each token, kl (B, R), must be 0."""
+    error = kl.abs().max().item()
+    if not error < tolerance:
+        raise UserError(
+            f"the KL of a token to the reference is {error:.2g} nats at step 0, where it must be 0. Look, in this "
+            "order, at: do actor and reference come from the same sft/ folder, the temperature of the two, dropout, "
+            "positions and mask under left padding")
+
+
+def check_kl(kl, negatives):
+    """How many rollouts in a row had a mean KL per response, kl (B), clearly below 0; an error at the third.
+
+    A KL is never negative. Its estimate can be, by chance, but not by two standard errors time and again."""
+    standard_error = kl.std() / len(kl) ** 0.5
+    negatives = negatives + 1 if kl.mean() < -2 * standard_error else 0
+    if negatives == 3:
+        raise UserError(
+            f"the mean KL to the reference was clearly negative in 3 rollouts running (now {kl.mean():.2g} nats): "
+            "the responses are not samples of the policy that is scored. Look, in this order, at: top-k, top-p or a "
+            "minimum length in sampling, the temperature, padding counted as actions, the sign of the log-ratio")
+    return negatives
+
+
+def check_rollout(kl, step, negatives, tolerance):
+    """Both checks of a rollout's kl (B, R). Returns `negatives`, brought up to date."""
+    if step == 0:
+        check_reference(kl, tolerance)
+    return check_kl(kl.sum(1), negatives)
+
+
+def check_losses(*losses):
+    """A loss of NaN or infinity would spoil all weights with the next step."""
+    for loss in losses:
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss is {loss.item()}: lower the learning rates, then look for NaN in the rewards")
+
+# ----------------------------------------------------------------------------- metrics
+
+class UpdateMonitor:
+    """Checks the updates on one rollout, and averages their metrics over all optimiser steps."""
+
+    def __init__(self, tolerance):
+        self.tolerance, self.totals, self.steps = tolerance, {}, 0
+
+    def observe(self, batch, share, logits, logprobs, values, actor_loss, clipped, critic_loss, value_clipped):
+        """One forward pass on `batch`, which holds `share` of the minibatch's tokens. logits (B, R, V)."""
+        check_losses(actor_loss, critic_loss)
+        mask = batch.response_mask                                          # (B, R)
+        ratio = (logprobs - batch.logprobs).detach().exp()[mask]            # (actions)
+        if self.steps == 0:
+            check_ratio(ratio, self.tolerance)
+        self.add(share, {
+            "loss/policy": actor_loss, "policy/clipfrac": clipped,
+            "policy/entropy": entropy(logits.detach())[mask].mean(),
+            "policy/approxkl": 0.5 * (ratio.log() ** 2).mean(),
+            "val/ratio": ratio.mean(), "val/ratio_var": ((ratio - 1) ** 2).mean(),
+            "loss/value": critic_loss, "val/clipfrac": value_clipped,
+            "val/error": ((values.detach() - batch.returns)[mask] ** 2).mean()})
+
+    def step(self, actor_norm, critic_norm):
+        """One optimiser step of both networks, with the norms of their gradients before clipping."""
+        self.add(1, {"policy/gradient_norm": actor_norm, "val/gradient_norm": critic_norm})
+        self.steps += 1
+
+    def add(self, share, metrics):
+        for name, value in metrics.items():
+            self.totals[name] = self.totals.get(name, 0.0) + (share * value).item()
+
+    def means(self):
+        """{name: mean over all steps}."""
+        return {name: total / self.steps for name, total in self.totals.items()}
+
+
+def entropy(logits):
+    """Entropy of softmax(logits) in nats: (…, V) -> (…)."""
+    return logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1)
+
+
+def describe(experience, kl_coef, eos):
+    """The metrics of a rollout, under the names that other implementations use."""
+    mask, B = experience.response_mask, len(experience.ids)
+    kl = experience.logprobs - experience.ref_logprobs                      # (B, R) k1, nats a token
+    ended = (experience.ids[:, -mask.shape[1]:] == eos) & mask              # (B, R) True on an <|endoftext|>
+    values, returns = experience.values[mask], experience.returns[mask]     # (actions)
+    return {
+        "objective/scores": experience.scores.mean(),
+        "objective/kl": kl.sum(1).mean(),
+        "objective/kl_k3": (torch.expm1(-kl) + kl).sum(1).mean(),
+        "objective/entropy": -experience.logprobs.sum(1).mean(),
+        "objective/non_score_reward": -kl_coef * kl.sum(1).mean(),
+        "objective/score_total": experience.rewards.sum(1).mean(),
+        "returns/mean": returns.mean(), "returns/var": returns.var(),
+        "val/mean": values.mean(), "val/var": values.var(),
+        "val/var_explained": 1 - (values - returns).var() / returns.var(),
+        "val/num_eos_tokens": ended.sum(), "eos_rate": ended.sum() / B,
+        "length": mask.sum() / B, "kl_coef": kl_coef}
+
+# ----------------------------------------------------------------------------- samples
+
+class Samples:
+    """A few prompts (B, P), the same all along: answered by the SFT model once and by the actor now and then."""
+
+    def __init__(self, reference, prompts, mask, tokenizer, cfg):
+        self.prompts, self.mask, self.tokenizer, self.cfg = prompts, mask, tokenizer, cfg
+        self.before = self.responses(reference)
+
+    def responses(self, model):
+        """One sampled response to each prompt, as text."""
+        tokens, mask, _ = model.generate(self.prompts, self.mask, self.cfg.max_new_tokens, self.cfg.temperature)
+        return [self.tokenizer.decode(row[real].tolist()) for row, real in zip(tokens, mask)]
+
+    def side_by_side(self, actor):
+        """Prompts, the SFT model's responses and those of today's actor, to be read."""
+        text = ""
+        for prompt, real, before, now in zip(self.prompts, self.mask, self.before, self.responses(actor)):
+            prompt = self.tokenizer.decode(prompt[real].tolist()).rstrip()
+            text += f"{prompt}\n    SFT  {before.strip()}\n    PPO  {now.strip()}"
+        return text
