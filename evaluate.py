@@ -3,9 +3,9 @@
     python evaluate.py                  the toy: a few seconds
     python evaluate.py --json out/toy/evaluation.json
 
-The judge of the toy is `data.toy.judge`, which no training script can see: the truth that the reward model only
-estimates. Other data sets have no such judge. There the reward model scores the responses, and the table says so: it
-shows how far PPO got by its own measure, and nothing about whether people would agree.
+The judge of the toy is a function in data/toy_world.py that no training script can see: it says what the reward model
+only estimates. Other data sets have no such judge. There the reward model scores the responses, and the table says so:
+it shows how far PPO got by its own measure, and nothing about whether people would agree.
 
 best_of_n is what the reward model can do without further training: the SFT model responds n times, and the response
 with the highest score is taken.
@@ -145,7 +145,7 @@ def main(cfg):
     reward_model = ScalarGPT.from_pretrained(rm, device, bf16, frozen=True)
     judge, is_ideal, judge_name = None, None, "reward_model"
     if cfg.data == "toy":
-        from data.toy import is_ideal, judge
+        from data.toy_world import is_ideal, judge
         judge_name = "gold"
 
     asked = [prompt for prompt in prompts for _ in range(cfg.samples)]

@@ -247,9 +247,8 @@ def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
 
 # ----------------------------------------------------------------------------- the loop
 
-def train(models, prompts, samples, folder, cfg, device):
+def train(actor, critic, reference, reward_model, prompts, samples, folder, cfg, device):
     """Train actor and critic in place on prompts (lists of ids)."""
-    actor, critic, reference, reward_model = models
     actor_optimizer, critic_optimizer = adamw(actor), adamw(critic)
     resume = Resume(folder, cfg, actor=actor, critic=critic,
                     actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer)
@@ -290,9 +289,9 @@ def main(cfg):
     shown = encode_prompts(test_set.prompts, tokenizer, positions, cfg.max_new_tokens) or prompts
     check_memory(show_memory(shapes, (sft, rm, sft, rm), max(map(len, prompts)), cfg), device)
 
-    models = actor, critic, reference, reward_model = four_models(sft, rm, cfg.train, device, bf16)
+    actor, critic, reference, reward_model = four_models(sft, rm, cfg.train, device, bf16)
     samples = Samples(reference, *pad(minibatch(shown, 4, 0, cfg.seed), left=True, device=device), tokenizer, cfg)
-    train(models, prompts, samples, run / "ppo", cfg, device)
+    train(actor, critic, reference, reward_model, prompts, samples, run / "ppo", cfg, device)
     critic.save_pretrained(run / "ppo" / "critic", tokenizer)
     finish(actor, tokenizer, run / "ppo")
 

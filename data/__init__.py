@@ -21,10 +21,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.errors import UserError
 from data import hh, tldr
 from data.jsonl import read_jsonl
 from data.tokenizer import FILE as TOKENIZER_FILE, Tokenizer
+from support.errors import UserError
 
 TOY = Path(__file__).parent / "toy"
 TEST_SHARE = 0.05                   # of the prompts of a data set that has no test split of its own
@@ -70,7 +70,8 @@ def make_toy():
     """Write the toy's files if they are not there or older than their program. It runs as a process of
     its own, so that the judge, which lives in it, is never in the memory of a training script."""
     made = TOY / TOKENIZER_FILE                         # the last file that it writes
-    if not made.exists() or made.stat().st_mtime < (TOY.parent / "toy.py").stat().st_mtime:
+    changed = max(path.stat().st_mtime for path in TOY.parent.glob("toy*.*"))
+    if not made.exists() or made.stat().st_mtime < changed:
         subprocess.run([sys.executable, "-m", "data.toy"], cwd=TOY.parent.parent, check=True,
                        stdout=subprocess.DEVNULL)
 

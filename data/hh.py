@@ -9,9 +9,9 @@ in harmless-base they tried to make the assistant do harm and chose the less har
 different directions. A row is two whole dialogues that differ in the last turn: jsonl.py splits them there. The
 data are meant for reward models; as nobody wrote demonstrations, SFT learns from the chosen answers.
 """
+from data.jsonl import read_jsonl
 from support.errors import UserError
 from support.hub import from_hub
-from data.jsonl import read_jsonl
 
 REPOSITORY = "Anthropic/hh-rlhf"
 SUBSETS = ("helpful-base", "helpful-online", "helpful-rejection-sampled", "harmless-base")

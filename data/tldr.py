@@ -6,10 +6,10 @@
 Stiennon et al., arXiv:2009.01325. OpenAI keeps the files in its public store: the posts are Syed et al.'s TL;DR
 corpus (CC BY 4.0), the choices have OpenAI's modified MIT licence. PPO practises on the demonstrations' prompts.
 """
-from support.errors import UserError
 from data.download import cache_folder, download
 from data.jsonl import objects, usable
 from data.tokenizer import Tokenizer
+from support.errors import UserError
 
 STORE = "https://openaipublic.blob.core.windows.net/summarize-from-feedback"
 POSTS = {"train": "datasets/tldr_3_filtered/train.jsonl", "test": "datasets/tldr_3_filtered/test.jsonl"}

@@ -210,7 +210,7 @@ def imported(path):
 
 @pytest.mark.parametrize("path", [*TRAINING, "gpt.py", *(f"data/{name}.py" for name in ("__init__", "batches", "encode", "jsonl", "tokenizer")), *sorted(f"support/{path.name}" for path in (ROOT / "support").glob("*.py"))])
 def test_nothing_that_trains_imports_the_judge_or_names_him(path):
-    assert "data.toy" not in set(imported(ROOT / path))
+    assert not [name for name in imported(ROOT / path) if name.startswith("data.toy")]
     assert not {"judge", "is_ideal", "evaluate"} & {node.id for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Name)}
 
 
