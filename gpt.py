@@ -18,9 +18,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from support import UserError
 from support.chat import chat
 from support.checkpoint import config_json, read_shape, read_weights, write_model
-from support.errors import UserError
 from support.hub import find_folder
 from support.trainable import merged_state
 

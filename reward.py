@@ -25,8 +25,8 @@ from data.batches import micro_batches, minibatch, pad
 from data.encode import encode_comparisons, encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
+from support import UserError
 from support.command_line import Flags, launch, start
-from support.errors import UserError
 from support.hub import find_folder
 from support.log import Log
 from support.optimizer import adamw, set_learning_rate, take_step

@@ -22,8 +22,8 @@ from data.batches import micro_batches, minibatch, pad
 from data.encode import encode_demonstrations, encode_texts
 from data.tokenizer import Tokenizer
 from gpt import GPT, GPTConfig
+from support import UserError
 from support.command_line import Flags, launch, start
-from support.errors import UserError
 from support.hub import find_folder
 from support.log import Log
 from support.optimizer import adamw, set_learning_rate, take_step

@@ -5,15 +5,8 @@
     tldr                    Reddit posts and their summaries, see tldr.py
     FILE.jsonl[.gz]         your own rows, in any mixture of these shapes (extra keys are ignored)
 
-    {"text"}                            pages to read             -> sft.py --init scratch
-    {"prompt", "completion"}            demonstrations            -> sft.py
-    {"prompt", "chosen", "rejected"}    comparisons               -> reward.py
-    {"prompt", "completions": [best, …, worst]}                   -> reward.py, every pair counts
-    {"chosen", "rejected"}              HH's raw form: whole dialogues, split at the last turn
-    {"prompt"}                          questions to practise on  -> ppo.py
-
-What a file lacks is taken from what it has: prompts from its pairs, demonstrations from the
-better answers, texts from the demonstrations.
+docs/data.md shows the shapes. What a file lacks is taken from what it has: prompts from its pairs, demonstrations
+from the better completions, texts from the demonstrations.
 """
 import hashlib
 import subprocess
@@ -24,7 +17,7 @@ from pathlib import Path
 from data import hh, tldr
 from data.jsonl import read_jsonl
 from data.tokenizer import FILE as TOKENIZER_FILE, Tokenizer
-from support.errors import UserError
+from support import UserError
 
 TOY = Path(__file__).parent / "toy"
 TEST_SHARE = 0.05                   # of the prompts of a data set that has no test split of its own
@@ -41,7 +34,7 @@ class Dataset:
     def need(self, kind, name):
         """The rows of one kind. Raises UserError if the data set `name` has none."""
         if not getattr(self, kind):
-            raise UserError(f"--data {name} has no {kind}; data/__init__.py lists the rows that hold them")
+            raise UserError(f"--data {name} has no {kind}; docs/data.md lists the rows that hold them")
         return getattr(self, kind)
 
 

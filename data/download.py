@@ -4,7 +4,8 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
-from support.errors import UserError
+from support import UserError
+from support.files import write_whole
 
 
 def cache_folder():
@@ -16,13 +17,7 @@ def download(address, path):
     """Download `address` to `path` unless it is there; return `path`. Raises UserError with address and destination."""
     try:
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.parent / f".{path.name}.{os.getpid()}"
-            try:
-                receive(address, temporary, path.name)
-                os.replace(temporary, path)                     # only what is complete has the file's name
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_whole(path, lambda temporary: receive(address, temporary, path.name))
     except (OSError, HTTPException) as error:                   # urllib's own errors are OSErrors
         raise UserError(f"{address} could not be downloaded to {path} ({error}); connect once, and it is read from "
                         "there ever after") from error

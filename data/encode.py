@@ -1,5 +1,5 @@
 """From strings to lists of token ids that fit into a model's positions. What does not fit is counted and printed."""
-from support.errors import UserError
+from support import UserError
 
 
 def fit(prompt, completions, block_size):
@@ -30,29 +30,22 @@ def encode_texts(texts, tokenizer, block_size):
 
 
 def encode_demonstrations(demonstrations, tokenizer, block_size):
-    """(prompt ids, completion ids) of the demonstrations that fit; prints how many do not."""
-    examples = []
-    for prompt, completion in demonstrations:
-        prompt, completion = tokenizer.encode(prompt, completion)
-        if fitting := fit(prompt, [completion], block_size):
-            examples.append((fitting[0], completion))
-    if len(examples) < len(demonstrations):
-        print(f"{len(demonstrations) - len(examples)} demonstrations dropped: the completion alone exceeds "
-              f"{block_size} tokens")
-    if not examples:
-        raise UserError(f"no demonstration fits into --block_size {block_size}")
-    return examples
+    """(prompt ids, completion ids) of the demonstrations (prompt, completion) that fit."""
+    rankings = [(prompt, [completion]) for prompt, completion in demonstrations]
+    examples = encode_comparisons(rankings, tokenizer, block_size, "demonstration")
+    return [(prompt, completion) for prompt, [completion] in examples]
 
 
-def encode_comparisons(comparisons, tokenizer, block_size):
-    """(prompt ids, [completion ids, best first]) of the comparisons that fit; prints how many do not."""
+def encode_comparisons(comparisons, tokenizer, block_size, kind="comparison"):
+    """(prompt ids, [completion ids, best first]) of the comparisons (prompt, ranking) that fit. Prints how many do
+    not. Raises UserError if none does."""
     examples = []
     for prompt, ranking in comparisons:
         completions = [tokenizer.encode("", completion)[1] for completion in ranking]
         if example := fit(tokenizer.encode(prompt), completions, block_size):
             examples.append(example)
     if len(examples) < len(comparisons):
-        print(f"{len(comparisons) - len(examples)} comparisons dropped: a completion alone exceeds {block_size} tokens")
+        print(f"{len(comparisons) - len(examples)} {kind}s dropped: a completion alone exceeds {block_size} tokens")
     if not examples:
-        raise UserError(f"no comparison fits into the model's {block_size} positions")
+        raise UserError(f"no {kind} fits into {block_size} tokens: train the SFT model with a larger --block_size")
     return examples

@@ -10,7 +10,7 @@ different directions. A row is two whole dialogues that differ in the last turn:
 data are meant for reward models; as nobody wrote demonstrations, SFT learns from the chosen answers.
 """
 from data.jsonl import read_jsonl
-from support.errors import UserError
+from support import UserError
 from support.hub import from_hub
 
 REPOSITORY = "Anthropic/hh-rlhf"

@@ -5,7 +5,7 @@ import re
 import zlib
 from collections import Counter
 
-from support.errors import UserError
+from support import UserError
 
 TURN = "\n\nAssistant:"
 

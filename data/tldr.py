@@ -9,7 +9,7 @@ corpus (CC BY 4.0), the choices have OpenAI's modified MIT licence. PPO practise
 from data.download import cache_folder, download
 from data.jsonl import objects, usable
 from data.tokenizer import Tokenizer
-from support.errors import UserError
+from support import UserError
 
 STORE = "https://openaipublic.blob.core.windows.net/summarize-from-feedback"
 POSTS = {"train": "datasets/tldr_3_filtered/train.jsonl", "test": "datasets/tldr_3_filtered/test.jsonl"}

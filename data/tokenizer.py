@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tiktoken
 
-from support.errors import UserError
+from support import UserError
 from support.files import read_config, write_whole
 
 EOS = "<|endoftext|>"

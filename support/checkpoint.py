@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from support.errors import UserError
+from support import UserError
 from support.files import read_config, read_json, write_whole
 
 # What config.json must say for a model to be GPT-2 as gpt.py has it: key -> values; a missing key means the first.

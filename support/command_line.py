@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from support.errors import UserError
+from support import UserError
 from support.files import read_json
 from support.runs import run_folder
 

@@ -3,7 +3,7 @@ import json
 import os
 from pathlib import Path
 
-from support.errors import UserError
+from support import UserError
 
 
 def write_whole(path, content):
@@ -11,11 +11,14 @@ def write_whole(path, content):
     crash leaves the old one. `content` is text, or a function that is given the path to write."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}"
-    if isinstance(content, str):
-        temporary.write_text(content, encoding="utf-8")
-    else:
-        content(temporary)
-    os.replace(temporary, path)
+    try:
+        if isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8")
+        else:
+            content(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(file):

@@ -1,7 +1,7 @@
 """Hugging Face's Hub: files are downloaded once into its cache. HF_HOME and HF_HUB_OFFLINE are respected."""
 from pathlib import Path
 
-from support.errors import UserError
+from support import UserError
 
 HUB = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")     # OpenAI's four, 124 million to 1.6 billion parameters
 

@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from support.errors import UserError
+from support import UserError
 from support.trainable import parameter_count
 
 ROLES = ("actor", "critic", "reference", "reward model")

@@ -13,7 +13,7 @@ Axes as in ppo.py: B responses, R response tokens, V vocabulary.
 """
 import torch
 
-from support.errors import UserError
+from support import UserError
 
 # ----------------------------------------------------------------------------- what must be true
 

@@ -1,15 +1,7 @@
-"""Other defaults for OpenAI's GPT-2s: places to start from, for Anthropic's HH. They have not been tried on a GPU yet.
+"""Other defaults for OpenAI's GPT-2s: places to start from, for Anthropic's HH. docs/gpt2.md has their sources.
 
-A run that is about one of the four takes its preset; --preset names another one, and flags override it. `unified`
-has one learning rate for all stages, as the N+ reproduction (arXiv:2403.17031). A micro-batch changes memory alone.
-
-SFT             342 steps of 128 are one pass over helpful-base; batch and pass as in N+.
-                Rates: TRL's SFTConfig (2e-5), trlX's TL;DR example (1e-5, for GPT-J).
-reward model    one pass over 43,835 comparisons, 64 a step, as in N+.
-                Rates: trlX's TL;DR example (1e-5); minChatGPT takes 1e-4 with batches of 2.
-PPO             four epochs of one step, as Ziegler et al. and all who reproduced them; 128 responses a rollout as trlX.
-                Rates: 1e-5 is Ziegler's for the smallest, 5e-6 and 9e-6 minChatGPT's for medium, 3e-6 TRL's and N+'s.
-evaluation      64 responses at a time: of 128 tokens, they have 1.6 GB of logits.
+A run that is about one of the four takes its preset; --preset names another one, and flags override it. They have not
+been tried on a GPU yet. `unified` has one learning rate for all stages.
 """
 MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "unified")
 

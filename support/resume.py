@@ -1,7 +1,7 @@
 """Going on after an interruption: `resume.pt` holds all that a loop needs to go on as if it had never stopped."""
 import torch
 
-from support.errors import UserError
+from support import UserError
 from support.files import write_whole
 
 

@@ -1,7 +1,7 @@
 """A run is a folder: base/, sft/, reward/, ppo/, and TensorBoard's logs. Each stage finds its predecessors there."""
 from pathlib import Path
 
-from support.errors import UserError
+from support import UserError
 from support.files import read_config
 from support.hub import find_folder
 

@@ -4,7 +4,7 @@ import re
 import torch.nn as nn
 import torch.nn.functional as F
 
-from support.errors import UserError
+from support import UserError
 
 
 class LoRA(nn.Linear):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import data
-from support.errors import UserError
+from support import UserError
 from data.batches import minibatch, pad
 from data.encode import fit
 from data.jsonl import read_jsonl

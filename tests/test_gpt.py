@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from support.errors import UserError
+from support import UserError
 from gpt import GPT, GPTConfig, ScalarGPT
 from tiny import BLOCK, EOS, VOCAB, close, critic, model
 

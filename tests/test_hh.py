@@ -8,7 +8,7 @@ from huggingface_hub import constants
 
 from support.runs import run_folder
 import data
-from support.errors import UserError
+from support import UserError
 
 H, A = "\n\nHuman:", "\n\nAssistant:"
 

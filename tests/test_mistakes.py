@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from support import UserError
 from support.command_line import launch
-from support.errors import UserError
 import evaluate
 import ppo
 import reward

@@ -9,7 +9,7 @@ import torch
 import ppo
 import reward
 import sft
-from support.errors import UserError
+from support import UserError
 from data.batches import pad
 from gpt import GPT, ScalarGPT
 from ppo import learn, make_experience

@@ -10,7 +10,7 @@ import ppo
 import reward
 import sft
 import tiny
-from support.errors import UserError
+from support import UserError
 from support.files import write_whole
 from support.resume import Resume
 from support.runs import find_model, run_folder

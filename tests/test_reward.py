@@ -7,7 +7,7 @@ import torch
 
 import reward
 import sft
-from support.errors import UserError
+from support import UserError
 from data.batches import pad
 from gpt import GPT, ScalarGPT
 from reward import accuracy, encode_comparisons, fit_normalisation, pairwise_loss, score_pairs
@@ -48,7 +48,7 @@ def test_every_completion_of_a_comparison_gets_the_same_prompt_and_an_end(capsys
     rows = [("Is owl a bird?", [" Yes, owl is.", " no"]), ("Is owl a bird?", [" no", " Yes, owl is." * 9])]
     assert encode_comparisons(rows, tokenizer, len(good) + 2) == [(prompt[-2:], [good, bad])]
     assert "1 comparisons dropped" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no comparison fits into the model's 3 positions"):
+    with pytest.raises(UserError, match="no comparison fits into 3 tokens: train the SFT model with a larger --block_size"):
         encode_comparisons(rows, tokenizer, 3)
 
 

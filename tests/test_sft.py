@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sft
-from support.errors import UserError
+from support import UserError
 from gpt import GPT
 from sft import encode_demonstrations, encode_texts, sft_loss
 from sft import test_loss as held_out_loss
@@ -68,7 +68,7 @@ def test_a_demonstration_that_cannot_fit_is_dropped_and_counted(capsys):
     rows = [("Is owl a bird?", " Yes, owl is."), ("Is owl a bird?", " Yes, owl is." * 9)]
     assert encode_demonstrations(rows, tokenizer, len(completion) + 2) == [(prompt[-2:], completion)]
     assert "1 demonstrations dropped" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no demonstration fits into --block_size 3"):
+    with pytest.raises(UserError, match="no demonstration fits into 3 tokens: train the SFT model with a larger --block_size"):
         encode_demonstrations(rows, tokenizer, 3)
 
 

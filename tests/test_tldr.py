@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 import data
-from support.errors import UserError
+from support import UserError
 from data import tldr
 from data.download import cache_folder, download
 from data.tokenizer import Tokenizer

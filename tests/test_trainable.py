@@ -9,7 +9,7 @@ import ppo
 import reward
 import sft
 from support.command_line import launch
-from support.errors import UserError
+from support import UserError
 from gpt import GPT, GPTConfig, ScalarGPT
 from support.hub import HUB
 from support.memory import check_memory, show_memory

@@ -18,7 +18,7 @@ import gpt
 import ppo
 import reward
 import sft
-from support.errors import UserError
+from support import UserError
 from data.batches import pad
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
