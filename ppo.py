@@ -170,7 +170,7 @@ def state_values(critic, ids, mask, R):
 
 @dataclass
 class Experience:
-    """One rollout. Beyond the end of a response all is 0 and masked out."""
+    """One rollout. Beyond the end of a response ids mean nothing, and the other numbers are 0."""
     ids: torch.Tensor               # (B, P+R) prompt and response
     mask: torch.Tensor              # (B, P+R) True on real tokens
     response_mask: torch.Tensor     # (B, R) True on actions: up to and including <|endoftext|>
@@ -245,7 +245,7 @@ def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
             monitor.step(take_step(actor, actor_optimizer), take_step(critic, critic_optimizer))
     return monitor.means()
 
-# ----------------------------------------------------------------------------- the loop
+# ----------------------------------------------------------------------------- 6, and the loop
 
 def train(actor, critic, reference, reward_model, prompts, samples, folder, cfg, device):
     """Train actor and critic in place on prompts (lists of ids)."""
