@@ -24,9 +24,8 @@ from data.encode import encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
 from ppo import action_logprobs
-from support.command_line import Flags, launch, start
+from support.command_line import Flags, launch, presets, start
 from support.files import write_whole
-from support.presets import EVALUATE as PRESETS
 from support.runs import find_model
 
 
@@ -175,4 +174,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    launch(main, Config, PRESETS)
+    launch(main, Config, presets("evaluate"))

@@ -28,12 +28,11 @@ from data.batches import minibatch, pad
 from data.encode import encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT, token_logprobs
-from support.command_line import Flags, launch, start
+from support.command_line import Flags, launch, presets, start
 from support.log import Log
 from support.memory import check_memory, show_memory
 from support.monitor import Samples, UpdateMonitor, check_rollout, describe, tolerance
 from support.optimizer import adamw, set_learning_rate, take_step
-from support.presets import PPO as PRESETS
 from support.resume import Resume
 from support.runs import find_model, find_reward_model, finish
 from support.trainable import set_trainable
@@ -297,4 +296,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    launch(main, Config, PRESETS)
+    launch(main, Config, presets("ppo"))

@@ -26,14 +26,13 @@ from data.encode import encode_comparisons, encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
 from support import UserError
-from support.command_line import Flags, launch, start
+from support.command_line import Flags, launch, presets, start
 from support.hub import find_folder
 from support.log import Log
 from support.optimizer import adamw, set_learning_rate, take_step
-from support.presets import REWARD as PRESETS
 from support.resume import Resume
 from support.runs import find_model, finish
-from support.trainable import set_trainable, show_trainable
+from support.trainable import parameter_count, set_trainable
 
 
 @dataclass
@@ -148,7 +147,7 @@ def main(cfg):
     sft = GPT.from_pretrained(sft_folder, device, bf16, frozen=True)
     model = ScalarGPT.from_pretrained(init, device, bf16, new_head=True)
     set_trainable(model, cfg.train)
-    show_trainable(model, cfg.train)
+    print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
     block_size = model.config.block_size
     examples = encode_comparisons(train_set.need("comparisons", cfg.data), tokenizer, block_size)
     prompts = encode_prompts(train_set.prompts, tokenizer, block_size, cfg.max_new_tokens)
@@ -167,4 +166,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    launch(main, Config, PRESETS)
+    launch(main, Config, presets("reward"))

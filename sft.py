@@ -23,14 +23,13 @@ from data.encode import encode_demonstrations, encode_texts
 from data.tokenizer import Tokenizer
 from gpt import GPT, GPTConfig
 from support import UserError
-from support.command_line import Flags, launch, start
+from support.command_line import Flags, launch, presets, start
 from support.hub import find_folder
 from support.log import Log
 from support.optimizer import adamw, set_learning_rate, take_step
-from support.presets import SFT as PRESETS
 from support.resume import Resume
 from support.runs import finish
-from support.trainable import parse_train, set_trainable, show_trainable
+from support.trainable import parameter_count, parse_train, set_trainable
 
 
 @dataclass
@@ -133,7 +132,7 @@ def main(cfg):
         folder = find_folder(cfg.init)
         tokenizer, model = Tokenizer.load(folder), GPT.from_pretrained(folder, device, bf16)
     set_trainable(model, cfg.train)
-    show_trainable(model, cfg.train)
+    print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
 
     block_size = min(cfg.block_size, model.config.block_size)
     examples = encode_demonstrations(demonstrations, tokenizer, block_size)
@@ -143,4 +142,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    launch(main, Config, PRESETS)
+    launch(main, Config, presets("sft"))

@@ -41,7 +41,9 @@ class Dataset:
 def load(name):
     """(train, test) of the data set `name`. Raises UserError when there is none or a row is malformed."""
     if name == "toy":
-        return load_toy()
+        make_toy()
+        train = [read_jsonl(TOY / f"{kind}.jsonl") for kind in ("text", "demonstrations", "comparisons", "prompts")]
+        return gather(sum(train, [])), gather(read_jsonl(TOY / "test.jsonl"))
     if name.partition(":")[0] == "hh":
         return tuple(map(gather, hh.load(name)))
     if name == "tldr":
@@ -50,13 +52,6 @@ def load(name):
     if not path.is_file():
         raise UserError(f"--data {name}: no such file (and no data set of that name; there are: toy, hh, tldr)")
     return split(read_jsonl(path), path)
-
-
-def load_toy():
-    make_toy()
-    train = [row for name in ("text", "demonstrations", "comparisons", "prompts")
-             for row in read_jsonl(TOY / f"{name}.jsonl")]
-    return gather(train), gather(read_jsonl(TOY / "test.jsonl"))
 
 
 def make_toy():

@@ -4,10 +4,9 @@
     hh:harmless-base                    another subset
     hh:helpful-base+harmless-base       several, one after the other
 
-Bai et al., arXiv:2204.05862; MIT licence. In helpful-* people asked for help and chose the more helpful answer;
-in harmless-base they tried to make the assistant do harm and chose the less harmful one, so the two pull in
-different directions. A row is two whole dialogues that differ in the last turn: jsonl.py splits them there. The
-data are meant for reward models; as nobody wrote demonstrations, SFT learns from the chosen answers.
+Bai et al., arXiv:2204.05862; MIT licence. In helpful-* people chose the more helpful answer, in harmless-base the less
+harmful one. A row is two whole dialogues that differ in the last turn: jsonl.py splits them there. Nobody wrote
+demonstrations, so SFT learns from the chosen answers.
 """
 from data.jsonl import read_jsonl
 from support import UserError

@@ -8,6 +8,9 @@ from collections import Counter
 from support import UserError
 
 TURN = "\n\nAssistant:"
+# A row with one of these keys must have all of those; one with none of them must be a page.
+SHAPES = (({"chosen", "rejected"}, ("prompt", "chosen", "rejected")), ({"completions"}, ("prompt", "completions")),
+          ({"completion"}, ("prompt", "completion")), ({"prompt"}, ("prompt",)), (set(), ("text",)))
 
 
 def read_jsonl(path):
@@ -43,21 +46,15 @@ def parse(line, where):
 
 def shaped(row, where):
     """The row with just the keys of its shape, each present and of the right type."""
-    if "chosen" in row or "rejected" in row:
-        keys = ["prompt", "chosen", "rejected"] if "prompt" in row else ["chosen", "rejected"]
-    elif "completions" in row:
-        keys = ["prompt", "completions"]
-    elif "prompt" in row or "completion" in row:
-        keys = ["prompt", "completion"] if "completion" in row else ["prompt"]
-    else:
-        keys = ["text"]
+    keys = next(keys for some, keys in SHAPES if not some or some & row.keys())
+    if "rejected" in keys and "prompt" not in row:
+        keys = ("chosen", "rejected")
     for key in keys:
         if key not in row:
             raise UserError(f'{where}: the key "{key}" is missing (the row has: {", ".join(row) or "nothing"})')
-        strings = row[key] if key == "completions" else [row[key]]
+        strings, kind = (row[key], "a list of strings") if key == "completions" else ([row[key]], "a string")
         if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
-            raise UserError(f'{where}: "{key}" must be '
-                            + ("a list of strings" if key == "completions" else "a string"))
+            raise UserError(f'{where}: "{key}" must be {kind}')
     return {key: row[key] for key in keys}
 
 

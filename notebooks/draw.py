@@ -3,16 +3,13 @@
 `tokens` draws lines of text with a number for each token, `table` a grid with one row for each token,
 `experience` the grid of one answer of a rollout.
 """
+from pathlib import Path
+
 import matplotlib.pyplot as plt
-from cycler import cycler
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
-# Lines differ in their dashes as well as in their colours, so that a print in grey can be read.
-plt.rcParams.update({
-    "figure.dpi": 80, "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.prop_cycle": cycler(color=["#0b3c6f", "#d1600a", "#5a5a5a", "#0a8a6a"])
-    + cycler(linestyle=["-", "--", ":", "-."])})
+plt.style.use(Path(__file__).parent / "lessons.mplstyle")
 
 
 def pieces(tokenizer, ids):

@@ -83,28 +83,24 @@ def read_weights(folder, expected, new_head=False):
 
 def read_tensors(folder):
     """All tensors of a folder, from one model.safetensors or from the shards that an index lists."""
+    index, files = folder / "model.safetensors.index.json", ["model.safetensors"]
+    if not (folder / files[0]).exists():
+        if index.exists():
+            files = sorted(set(read_json(index).get("weight_map", {}).values()))
+        elif list(folder.glob("pytorch_model*.bin")):
+            kind = "SequenceClassification" if is_scorer(read_config(folder)) else "CausalLM"
+            raise UserError(f"{folder} has its weights as pytorch_model.bin only, a format that can hide programs; "
+                            f"convert it: python -c \"from transformers import AutoModelFor{kind} as M; "
+                            f"M.from_pretrained('{folder}').save_pretrained('{folder}')\"")
+        else:
+            raise UserError(f"{folder}: there is no model.safetensors")
     tensors = {}
-    for file in weight_files(folder):
+    for file in files:
         try:
             tensors.update(load_file(folder / file))
         except (OSError, SafetensorError) as error:
             raise UserError(f"{folder / file}: cannot be read ({error})") from error
     return tensors
-
-
-def weight_files(folder):
-    """The names of the files that hold a folder's weights. Raises UserError if there are none."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists():
-        return ["model.safetensors"]
-    if index.exists():
-        return sorted(set(read_json(index).get("weight_map", {}).values()))
-    if list(folder.glob("pytorch_model*.bin")):
-        kind = "SequenceClassification" if is_scorer(read_config(folder)) else "CausalLM"
-        raise UserError(f"{folder} has its weights as pytorch_model.bin only, a format that can hide programs; convert "
-                        f"it: python -c \"from transformers import AutoModelFor{kind} as M; "
-                        f"M.from_pretrained('{folder}').save_pretrained('{folder}')\"")
-    raise UserError(f"{folder}: there is no model.safetensors")
 
 
 def plain_names(tensors, folder):

@@ -29,15 +29,21 @@ AT_LEAST = {            # the smallest value that makes sense, flag by flag
     "n_layer": 1, "n_head": 1, "n_embd": 1, "block_size": 2, "sample_every": 1, "save_every": 1,
     "lr": 0, "pretrain_lr": 0, "critic_lr": 0, "kl_target": 0,
 }
-ABOVE = {"temperature": 0, "clip": 0, "value_clip": 0, "kl_horizon": 0}
+ABOVE_0 = ("temperature", "clip", "value_clip", "kl_horizon")
 WIDTHS = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
 
 
 def launch(main, Config, presets=None):
-    """Read the command line into a Config and run `main`. Exit code 1 after a UserError, 2 after a wrong
-    flag, 130 after Ctrl-C. A preset replaces the defaults, and flags override it."""
+    """Read the command line into a Config and run `main`. Exit code 1 after a UserError, 2 after a wrong flag, 130
+    after Ctrl-C. The preset that --preset names or that fits the model replaces the defaults; flags override it."""
     try:
-        main(read_flags(Config, presets or {}))
+        cfg = tyro.cli(Config)
+        if name := presets and (cfg.preset or preset_of(cfg)):
+            if name not in presets:
+                raise UserError(f"--preset {name}: there is no such preset; there are {', '.join(presets)}")
+            print(f"preset {name}: " + " ".join(f"--{flag} {value}" for flag, value in presets[name].items()))
+            cfg = tyro.cli(Config, default=Config(preset=name, **presets[name]))
+        main(cfg)
     except UserError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
@@ -45,16 +51,9 @@ def launch(main, Config, presets=None):
         sys.exit(130)
 
 
-def read_flags(Config, presets):
-    """The Config of this command line, with the preset that --preset names or that fits the model."""
-    cfg = tyro.cli(Config)
-    name = presets and (cfg.preset or preset_of(cfg))
-    if not name:
-        return cfg
-    if name not in presets:
-        raise UserError(f"--preset {name}: there is no such preset; there are {', '.join(presets)}")
-    print(f"preset {name}: " + " ".join(f"--{flag} {value}" for flag, value in presets[name].items()))
-    return tyro.cli(Config, default=Config(preset=name, **presets[name]))
+def presets(stage):
+    """{model: its flags}: other defaults for OpenAI's GPT-2s. docs/gpt2.md has their sources."""
+    return read_json(Path(__file__).parent / "presets.json")[stage]
 
 
 def preset_of(cfg):
@@ -68,39 +67,22 @@ def preset_of(cfg):
 
 def start(cfg):
     """Check the flags and seed the generators. Returns (the run's folder, device, whether to use bf16)."""
-    check_numbers(cfg)
-    torch.manual_seed(cfg.seed)
-    random.seed(cfg.seed)
-    device = find_device(cfg.device)
-    return run_folder(cfg), device, use_bf16(cfg.precision, device)
-
-
-def check_numbers(cfg):
-    """Raises UserError for a number below its limit, NaN included."""
-    for name, value in vars(cfg).items():
+    for name, value in vars(cfg).items():                       # `not` before the comparison refuses NaN, too
         if name in AT_LEAST and not value >= AT_LEAST[name]:
             raise UserError(f"--{name} {value}: must be at least {AT_LEAST[name]}")
-        if name in ABOVE and not value > ABOVE[name]:
-            raise UserError(f"--{name} {value}: must be above {ABOVE[name]}")
-
-
-def find_device(name):
-    """The torch.device called `name`, or the GPU if there is one. Raises UserError if it can't be used."""
+        if name in ABOVE_0 and not value > 0:
+            raise UserError(f"--{name} {value}: must be above 0")
+    torch.manual_seed(cfg.seed)
+    random.seed(cfg.seed)
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name}: this machine can't use it ({reason})") from error
-    return device
-
-
-def use_bf16(precision, device):
-    """Whether the blocks run in bfloat16: as --precision says, by default on a GPU that has it."""
+        raise UserError(f"--device {cfg.device}: this machine can't use it ({str(error).splitlines()[0]})") from error
     gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = precision or ("bf16" if gpu else "fp32")
+    precision = cfg.precision or ("bf16" if gpu else "fp32")
     if precision not in ("fp32", "bf16"):
         raise UserError(f"--precision {precision}: must be fp32 or bf16")
     if gpu and precision == "bf16":
         torch.set_float32_matmul_precision("high")              # TF32, for what stays in float32: the heads
-    return precision == "bf16"
+    return run_folder(cfg), device, precision == "bf16"

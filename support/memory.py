@@ -11,34 +11,24 @@ MIB = 2 ** 20
 
 
 def show_memory(models, folders, longest_prompt, cfg):
-    """Print what each model starts from, how many of its weights move, and an estimate of the memory. Returns the
-    bytes in all: the models, and the larger of what a rollout and what a step needs."""
+    """Print what each model starts from, how many of its weights move, and an estimate of the memory; return its
+    bytes. A model needs its weights, and for those that move a gradient and AdamW's two moments, each as large again.
+    A rollout needs the keys and values of all rows. A step on a micro-batch needs its logits, their softmax and the
+    gradients of both, and some 17 numbers a layer, token and channel (arXiv:2205.05198, eq. 2)."""
     print(f"{'role':14}{'starts from':32}{'weights':>14}{'that move':>14}{'memory':>12}")
     needed = 0
     for role, model, folder in zip(ROLES, models, folders):
         moving, total = parameter_count(model)
-        print(f"{role:14}{str(folder):32}{total:14,}{moving:14,}{model_bytes(model) / MIB:8,.0f} MiB")
-        needed += model_bytes(model)
-    work = work_bytes(models[0], longest_prompt + cfg.max_new_tokens, cfg)
-    print(f"{'rollout, step':74}{work / MIB:8,.0f} MiB at most")
-    return needed + work
-
-
-def model_bytes(model):
-    """Weights; for those that move also a gradient and AdamW's two moments, each as large again."""
-    return sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1) for p in model.parameters())
-
-
-def work_bytes(actor, tokens, cfg):
-    """What the larger of two things needs, for rows of `tokens` tokens. A rollout: the keys and values of all
-    rows. A step on a micro-batch: its logits, their softmax and the gradients of both, and some 17 numbers a
-    layer, token and channel for the backward pass (arXiv:2205.05198, eq. 2)."""
-    shape, each = actor.config, 2 if actor.transformer.bf16 else 4
-    rows = cfg.micro_batch_size or cfg.batch_size
-    states = tokens * shape.n_layer * shape.n_embd * each
+        size = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1) for p in model.parameters())
+        print(f"{role:14}{str(folder):32}{total:14,}{moving:14,}{size / MIB:8,.0f} MiB")
+        needed += size
+    shape, each = models[0].config, 2 if models[0].transformer.bf16 else 4
+    states = (longest_prompt + cfg.max_new_tokens) * shape.n_layer * shape.n_embd * each
     rollout = cfg.batch_size * 2 * states
+    rows = cfg.micro_batch_size or cfg.batch_size
     step = rows * (cfg.max_new_tokens * shape.vocab_size * 4 * 4 + 17 * states)
-    return max(rollout, step)
+    print(f"{'rollout, step':74}{max(rollout, step) / MIB:8,.0f} MiB at most")
+    return needed + max(rollout, step)
 
 
 def check_memory(needed, device):

@@ -11,6 +11,8 @@ rises a little. Four things, though, are certain, so every run checks them:
 A check that fails stops the run and says what to look at. docs/metrics.md says what a healthy run looks like.
 Axes as in ppo.py: B responses, R response tokens, V vocabulary.
 """
+from collections import defaultdict
+
 import torch
 
 from support import UserError
@@ -75,7 +77,7 @@ class UpdateMonitor:
     """Checks the updates on one rollout, and averages their metrics over all optimiser steps."""
 
     def __init__(self, tolerance):
-        self.tolerance, self.totals, self.steps = tolerance, {}, 0
+        self.tolerance, self.totals, self.steps = tolerance, defaultdict(float), 0
 
     def observe(self, batch, share, logits, logprobs, values, actor_loss, clipped, critic_loss, value_clipped):
         """One forward pass on `batch`, which holds `share` of the minibatch's tokens. logits (B, R, V)."""
@@ -99,7 +101,7 @@ class UpdateMonitor:
 
     def add(self, share, metrics):
         for name, value in metrics.items():
-            self.totals[name] = self.totals.get(name, 0.0) + (share * value).item()
+            self.totals[name] += (share * value).item()
 
     def means(self):
         """{name: mean over all steps}."""

@@ -61,12 +61,6 @@ def parameter_count(model):
     return trained, sum(p.numel() for p in model.parameters())
 
 
-def show_trainable(model, train):
-    """Print how many weights a --train moves."""
-    trained, total = parameter_count(model)
-    print(f"--train {train}: {trained:,} of {total:,} weights move")
-
-
 def merged_state(model):
     """The state dict of a model with each LoRA update added to its matrix: GPT-2's own tensors only."""
     state = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}

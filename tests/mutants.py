@@ -102,7 +102,7 @@ MUTANTS = [
     # ------------------------------------------------------------------------- common.py
     ("support/resume.py", "a run goes on with other weights moving", 'if state["train"] != self.train:',
      "if False:"),
-    ("support/command_line.py", "a preset overrides the flags", "return tyro.cli(Config, default=Config(preset=name, **presets[name]))",
+    ("support/command_line.py", "a preset overrides the flags", "cfg = tyro.cli(Config, default=Config(preset=name, **presets[name]))",
      "return Config(preset=name, **presets[name])"),
     ("support/optimizer.py", "the learning rate starts at zero", "(step + 1) / max(1, warmup * steps)", "step / max(1, warmup * steps)"),
     ("support/optimizer.py", "the learning rate does not decay", "(1 - done) / (1 - warmup), 1.0)", "1.0)"),
@@ -318,7 +318,7 @@ MUTANTS = [
     ("support/checkpoint.py", "a shard that is missing is a traceback", "except (OSError, SafetensorError) as error:", "except SafetensorError as error:"),
     ("support/checkpoint.py", "a file cut off is a traceback", "except (OSError, SafetensorError) as error:", "except OSError as error:"),
     ("support/checkpoint.py", "a reward model is converted as a language model", 'kind = "SequenceClassification" if is_scorer(read_config(folder)) else "CausalLM"', 'kind = "CausalLM"'),
-    ("support/checkpoint.py", "pickled weights are not recognised", '    if list(folder.glob("pytorch_model*.bin")):',
+    ("support/checkpoint.py", "pickled weights are not recognised", 'elif list(folder.glob("pytorch_model*.bin")):',
      "    if False:"),
     ("support/checkpoint.py", "names without the prefix are not read", 'else "transformer." + name\n', "else name\n"),
     ("support/checkpoint.py", "the masks of old files are taken for weights", 'if not name.endswith((".attn.bias", ".attn.masked_bias")):', "if True:"),

@@ -8,7 +8,7 @@ import gpt
 import ppo
 import reward
 import sft
-from support.command_line import launch
+from support.command_line import launch, presets
 from support import UserError
 from gpt import GPT, GPTConfig, ScalarGPT
 from support.hub import HUB
@@ -229,21 +229,22 @@ def flags(monkeypatch):
     def read(script, *arguments):
         got = []
         monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", *arguments])
-        launch(got.append, script.Config, script.PRESETS)
+        launch(got.append, script.Config, presets(script.__name__))
         return got[0]
     return read
 
 
 @pytest.mark.parametrize("script", [sft, reward, ppo, evaluate])
 def test_every_preset_is_made_of_flags_that_exist_and_fits_gpt2(script):
-    assert script.PRESETS.keys() == {*HUB, "unified"}
-    for preset in script.PRESETS.values():
+    assert presets(script.__name__).keys() == {*HUB, "unified"}
+    for preset in presets(script.__name__).values():
         cfg = script.Config(**preset)
         assert getattr(cfg, "max_new_tokens", 0) + getattr(cfg, "block_size", 0) < 1024
 
 
 def test_a_unified_rate_is_one_rate_in_all_stages():
-    rates = {sft.PRESETS["unified"]["lr"], reward.PRESETS["unified"]["lr"], ppo.PRESETS["unified"]["lr"], ppo.PRESETS["unified"]["critic_lr"]}
+    rates = {presets("sft")["unified"]["lr"], presets("reward")["unified"]["lr"], presets("ppo")["unified"]["lr"],
+             presets("ppo")["unified"]["critic_lr"]}
     assert rates == {3e-6}
 
 
