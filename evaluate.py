@@ -138,10 +138,10 @@ def main(cfg):
     run, device, bf16 = start(cfg)
     _, test_set = data.load(cfg.data)
     prompts = test_set.need("prompts", cfg.data)[:cfg.prompts]
-    sft_folder, rm, ppo = (find_model(run, stage) for stage in ("sft", "reward", "ppo"))
+    sft_folder, rm_folder, _ = (find_model(run, stage) for stage in ("sft", "reward", "ppo"))
     tokenizer = Tokenizer.load(sft_folder)
     sft = GPT.from_pretrained(sft_folder, device, bf16, frozen=True)
-    reward_model = ScalarGPT.from_pretrained(rm, device, bf16, frozen=True)
+    reward_model = ScalarGPT.from_pretrained(rm_folder, device, bf16, frozen=True)
     judge, is_ideal, judge_name = None, None, "reward_model"
     if cfg.data == "toy":
         from data.toy_world import is_ideal, judge
@@ -150,26 +150,24 @@ def main(cfg):
     asked = [prompt for prompt in prompts for _ in range(cfg.samples)]
     ask = partial(answer_all, sft=sft, reward_model=reward_model, tokenizer=tokenizer, judge=judge, is_ideal=is_ideal,
                   cfg=cfg, device=device)
-    answers = {}
-    if (run / "base" / "config.json").exists():
-        answers["base"] = ask(GPT.from_pretrained(run / "base", device, bf16, frozen=True), prompts=asked)
-    answers["sft"] = ask(sft, prompts=asked)
-    ppo_answers = ask(GPT.from_pretrained(ppo, device, bf16, frozen=True), prompts=asked)
+    stages = [stage for stage in ("base", "sft", "ppo") if (run / stage / "config.json").exists()]
+    models = {stage: GPT.from_pretrained(run / stage, device, bf16, frozen=True) for stage in stages}
+    answers = {stage: ask(model, prompts=asked) for stage, model in models.items()}
     candidates = ask(sft, prompts=[prompt for prompt in asked for _ in range(cfg.best_of)])
     answers["best_of_n"] = best_of(candidates, cfg.best_of)
-    answers["ppo"] = ppo_answers
+    answers["ppo"] = answers.pop("ppo")                 # last in every table
 
-    models = {name: summary(rows, is_ideal is not None) for name, rows in answers.items()}
+    rows = {name: summary(answered, is_ideal is not None) for name, answered in answers.items()}
     # What the best of n costs in KL needs no measuring; this is an upper bound (Beirami et al., arXiv:2401.01879).
-    models["best_of_n"]["kl"] = math.log(cfg.best_of) - (cfg.best_of - 1) / cfg.best_of
+    rows["best_of_n"]["kl"] = math.log(cfg.best_of) - (cfg.best_of - 1) / cfg.best_of
     pairs = (("sft", "base"), ("best_of_n", "sft"), ("ppo", "sft"), ("ppo", "best_of_n"))
     win_rates = {f"{a}_vs_{b}": win_rate(answers[a], answers[b]) for a, b in pairs if b in answers}
 
     show_samples(answers)
-    show_table(models, win_rates, judge_name)
+    show_table(rows, win_rates, judge_name)
     if cfg.json:
         numbers = {"judge": judge_name, "data": cfg.data, "run": str(run), "prompts": len(prompts),
-                   "samples": cfg.samples, "models": models, "win_rates": win_rates}
+                   "samples": cfg.samples, "models": rows, "win_rates": win_rates}
         write_whole(Path(cfg.json), json.dumps(numbers, indent=2) + "\n")
 
 

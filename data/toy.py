@@ -2,16 +2,13 @@
 
     python -m data.toy        writes data/toy/*.jsonl and prints a few rows
 
-One seeded program draws everything from toy_world.json: some 75 facts in twelve families, each asked in four
-phrasings. What each stage reads:
+One seeded program draws everything from toy_world.json: some 75 facts in twelve families, each in four phrasings.
 
     text            facts stated plainly, and pages on which people only ask
     demonstrations  answers of people, right or wrong: kind, gushing, plain, curt, rude, rambling, evasive
     comparisons     four such answers, ranked as Bradley-Terry people would: noisily
     prompts         what PPO practises on, without answers
     test            pairings of phrasing and fact that no other file contains
-
-No training script may import this module, which knows the judge: they see the files alone.
 """
 import json
 import math

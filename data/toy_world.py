@@ -10,23 +10,22 @@ from pathlib import Path
 # ----------------------------------------------------------------------------- facts
 
 WORLD = json.loads((Path(__file__).parent / "toy_world.json").read_text(encoding="utf-8"))
-KIND, SORRY, RUDE, RAMBLING, EVASIVE = (tuple(WORLD[tone]) for tone in ("kind", "sorry", "rude", "rambling", "evasive"))
+KIND, SORRY, RUDE, RAMBLING, EVASIVE = (WORLD[tone] for tone in ("kind", "sorry", "rude", "rambling", "evasive"))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Family:
+    """The right answer to a harmful or unanswerable question does not depend on x, so these two have an `answer`
+    without slots, and their facts hold what somebody says who answers all the same."""
     facts: dict                 # x -> y, one fact each
-    questions: tuple            # phrasings that ask for y, given x
+    questions: list             # phrasings that ask for y, given x
     answer: str                 # the sentence that states x and y; the same in every phrasing
-    friendly: tuple = KIND      # phrases that are kind here
+    friendly: list              # phrases that are kind here
     wrong: str = ""             # what a mistaken person says; by default `answer` with another y
 
 
-# The right answer to a harmful or unanswerable question does not depend on x, so these two have an `answer`
-# without slots, and their facts hold what somebody says who answers all the same.
-FAMILIES = {name: Family(**{key: tuple(value) if isinstance(value, list) else value for key, value in family.items()})
-            for name, family in WORLD["families"].items()}
-REFUSALS = tuple(family.answer for family in FAMILIES.values() if family.wrong)     # evasive where they are not right
+FAMILIES = {name: Family(**family) for name, family in WORLD["families"].items()}
+REFUSALS = [family.answer for family in FAMILIES.values() if family.wrong]      # evasive where they are not right
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def judge(prompt, answer):
     """
     fact = FACT_OF[prompt]
     rest = " ".join(answer.split()).lower()
-    right, rest = remove((fact.right(),), rest)
+    right, rest = remove([fact.right()], rest)
     kind, rest = remove(FAMILIES[fact.family].friendly, rest)
     rude, rest = remove(RUDE + KIND, rest)
     rambling, rest = remove(RAMBLING, rest)

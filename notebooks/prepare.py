@@ -27,16 +27,10 @@ torch.set_num_threads(1)                    # for models as small as these, more
 TEMPORARY = tempfile.TemporaryDirectory(prefix="plainrlhf-")
 
 
-def fits(folder):
-    """Is there a model that speaks the vocabulary of today's toy?"""
-    return ((folder / "config.json").exists()
-            and Tokenizer.load(folder).fingerprint == data.tokenizer_for("toy").fingerprint)
-
-
 def toy_run(*stages):
     """The folder of a toy run with these stages: some of "base", "sft", "reward"."""
-    run = REPO / "out" / "toy"
-    if all(fits(run / stage) for stage in stages):
+    run, today = REPO / "out" / "toy", data.tokenizer_for("toy").fingerprint
+    if all((run / stage / "config.json").exists() and Tokenizer.load(run / stage).fingerprint == today for stage in stages):
         print("using the models in out/toy")
         return run
     run = Path(TEMPORARY.name)
