@@ -24,7 +24,7 @@ from data.encode import encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
 from ppo import action_logprobs
-from support.command_line import Flags, launch, presets, start
+from support.command_line import Flags, launch, start
 from support.files import write_whole
 from support.runs import find_model
 
@@ -172,4 +172,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    launch(main, Config, presets("evaluate"))
+    launch(main, Config, "evaluate")

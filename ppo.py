@@ -28,7 +28,7 @@ from data.batches import minibatch, pad
 from data.encode import encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT, token_logprobs
-from support.command_line import Flags, launch, presets, start
+from support.command_line import Flags, launch, start
 from support.log import Log
 from support.memory import check_memory, show_memory
 from support.monitor import Samples, UpdateMonitor, check_rollout, describe, tolerance
@@ -296,4 +296,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    launch(main, Config, presets("ppo"))
+    launch(main, Config, "ppo")

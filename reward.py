@@ -26,7 +26,7 @@ from data.encode import encode_comparisons, encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
 from support import UserError
-from support.command_line import Flags, launch, presets, start
+from support.command_line import Flags, launch, start
 from support.hub import find_folder
 from support.log import Log
 from support.optimizer import adamw, set_learning_rate, take_step
@@ -166,4 +166,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    launch(main, Config, presets("reward"))
+    launch(main, Config, "reward")

@@ -1,8 +1,7 @@
 """What every notebook begins with: the scripts on the path, and models to look at.
 
-`toy_run("sft", "reward")` is the folder of a run that holds these models: `out/toy` if you have trained
-there and its models read today's vocabulary, else a temporary folder, gone with the notebook's kernel,
-in which the scripts' own `main` trains smaller ones now.
+`toy_run("sft", "reward")` is the folder of a run that holds these models: `out/toy` if you have trained there with
+today's vocabulary, else a temporary folder in which the scripts' own `main` trains smaller ones now.
 """
 import os
 import sys

@@ -1,5 +1,4 @@
 """From the command line to a running stage: flags, presets, limits, device. A mistake is one sentence."""
-import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +32,15 @@ ABOVE_0 = ("temperature", "clip", "value_clip", "kl_horizon")
 WIDTHS = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
 
 
-def launch(main, Config, presets=None):
+PRESETS = Path(__file__).parent / "presets.json"        # stage -> model -> flags; docs/gpt2.md has the sources
+
+
+def launch(main, Config, stage):
     """Read the command line into a Config and run `main`. Exit code 1 after a UserError, 2 after a wrong flag, 130
     after Ctrl-C. The preset that --preset names or that fits the model replaces the defaults; flags override it."""
     try:
-        cfg = tyro.cli(Config)
-        if name := presets and (cfg.preset or preset_of(cfg)):
+        cfg, presets = tyro.cli(Config), read_json(PRESETS)[stage]
+        if name := cfg.preset or preset_of(cfg):
             if name not in presets:
                 raise UserError(f"--preset {name}: there is no such preset; there are {', '.join(presets)}")
             print(f"preset {name}: " + " ".join(f"--{flag} {value}" for flag, value in presets[name].items()))
@@ -49,11 +51,6 @@ def launch(main, Config, presets=None):
     except KeyboardInterrupt:
         print("\nstopped; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
-
-
-def presets(stage):
-    """{model: its flags}: other defaults for OpenAI's GPT-2s. docs/gpt2.md has their sources."""
-    return read_json(Path(__file__).parent / "presets.json")[stage]
 
 
 def preset_of(cfg):
@@ -73,7 +70,6 @@ def start(cfg):
         if name in ABOVE_0 and not value > 0:
             raise UserError(f"--{name} {value}: must be above 0")
     torch.manual_seed(cfg.seed)
-    random.seed(cfg.seed)
     try:
         device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=device)

@@ -5,8 +5,6 @@ from support import UserError
 from support.files import read_config
 from support.hub import find_folder
 
-SCRIPTS = {"base": "sft.py", "sft": "sft.py", "reward": "reward.py", "ppo": "ppo.py"}
-
 
 def run_folder(cfg):
     """`--run`, or out/<data set>, or out/<name of the data file>. "hh:a+b" becomes out/hh-a-b."""
@@ -19,7 +17,8 @@ def run_folder(cfg):
 def find_model(run, stage):
     """The folder of an earlier stage's model. Raises UserError that says what to run first."""
     if not (run / stage / "config.json").exists():
-        raise UserError(f"no {stage} model in {run / stage}: run `python {SCRIPTS[stage]}` first, "
+        script = "sft.py" if stage == "base" else f"{stage}.py"
+        raise UserError(f"no {stage} model in {run / stage}: run `python {script}` first, "
                         "with the same --data or --run")
     return run / stage
 

@@ -21,7 +21,7 @@ def command(tmp_path, monkeypatch, capsys):
     def run(script, *flags):
         monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *flags])
         with pytest.raises(SystemExit) as ended:
-            launch(script.main, script.Config)
+            launch(script.main, script.Config, script.__name__)
         said = capsys.readouterr()
         if isinstance(ended.value.code, str):                   # sys.exit(text) prints it and exits with 1
             return 1, ended.value.code

@@ -8,7 +8,7 @@ import pytest
 import data
 from support import UserError
 from data import tldr
-from data.download import cache_folder, download
+from data.tldr import cache_folder, download
 from data.tokenizer import Tokenizer
 from tiny import words
 

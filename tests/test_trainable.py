@@ -1,4 +1,6 @@
 """What moves and what does not: --train, LoRA, precision, the table of roles, the presets."""
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -8,7 +10,7 @@ import gpt
 import ppo
 import reward
 import sft
-from support.command_line import launch, presets
+from support.command_line import PRESETS, launch
 from support import UserError
 from gpt import GPT, GPTConfig, ScalarGPT
 from support.hub import HUB
@@ -19,6 +21,7 @@ from support.trainable import LoRA, parameter_count, parse_train, set_trainable
 from tiny import BLOCK, VOCAB, Stop, close, critic, model
 
 IDS = torch.randint(VOCAB, (3, BLOCK), generator=torch.Generator().manual_seed(0))
+presets = json.loads(PRESETS.read_text())
 MODES = ["all", "last:1", "lora:2"]
 
 
@@ -229,22 +232,22 @@ def flags(monkeypatch):
     def read(script, *arguments):
         got = []
         monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", *arguments])
-        launch(got.append, script.Config, presets(script.__name__))
+        launch(got.append, script.Config, script.__name__)
         return got[0]
     return read
 
 
 @pytest.mark.parametrize("script", [sft, reward, ppo, evaluate])
 def test_every_preset_is_made_of_flags_that_exist_and_fits_gpt2(script):
-    assert presets(script.__name__).keys() == {*HUB, "unified"}
-    for preset in presets(script.__name__).values():
+    assert presets[script.__name__].keys() == {*HUB, "unified"}
+    for preset in presets[script.__name__].values():
         cfg = script.Config(**preset)
         assert getattr(cfg, "max_new_tokens", 0) + getattr(cfg, "block_size", 0) < 1024
 
 
 def test_a_unified_rate_is_one_rate_in_all_stages():
-    rates = {presets("sft")["unified"]["lr"], presets("reward")["unified"]["lr"], presets("ppo")["unified"]["lr"],
-             presets("ppo")["unified"]["critic_lr"]}
+    rates = {presets["sft"]["unified"]["lr"], presets["reward"]["unified"]["lr"], presets["ppo"]["unified"]["lr"],
+             presets["ppo"]["unified"]["critic_lr"]}
     assert rates == {3e-6}
 
 
