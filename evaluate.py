@@ -98,9 +98,10 @@ def summary(answers, has_ideal):
 def win_rate(ours, theirs, seed=0):
     """Score against score on the same prompts: shares of wins, ties and losses, the rate win + tie/2, and its
     95% interval from 2,000 bootstrap samples of the prompts (several answers to one prompt stay together)."""
-    wins = [a.score > b.score for a, b in zip(ours, theirs)]
-    ties = [a.score == b.score for a, b in zip(ours, theirs)]
-    losses = [a.score < b.score for a, b in zip(ours, theirs)]
+    # The same text is a tie whatever the scores say: a reward model's depend a little on the batch it was read in.
+    ties = [a.score == b.score or a.text == b.text for a, b in zip(ours, theirs)]
+    wins = [a.score > b.score and not tie for a, b, tie in zip(ours, theirs, ties)]
+    losses = [a.score < b.score and not tie for a, b, tie in zip(ours, theirs, ties)]
     points = [win + tie / 2 for win, tie in zip(wins, ties)]
     by_prompt = {}
     for answer, point in zip(ours, points):

@@ -31,7 +31,7 @@ from gpt import GPT, ScalarGPT, token_logprobs
 from support.command_line import Flags, launch, start
 from support.log import Log
 from support.memory import check_memory, show_memory
-from support.monitor import Samples, UpdateMonitor, check_rollout, describe, tolerance
+from support.monitor import Samples, UpdateMonitor, check_rollout, check_sizes, describe, tolerance
 from support.optimizer import adamw, set_learning_rate, take_step
 from support.resume import Resume
 from support.runs import find_model, find_reward_model, finish
@@ -229,7 +229,7 @@ def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
     """A few epochs of clipped steps on one rollout. Returns the metrics, averaged over all steps."""
     monitor = UpdateMonitor(tolerance(actor))
     for _ in range(cfg.epochs):
-        for rows in torch.randperm(len(experience.ids)).chunk(cfg.minibatches):
+        for rows in torch.randperm(len(experience.ids)).tensor_split(cfg.minibatches):
             for batch, share in experience[rows].micro_batches(cfg.micro_batch_size):
                 mask, R = batch.response_mask, batch.response_mask.shape[1]
                 logits = action_logits(actor, batch.ids, batch.mask, R, cfg.temperature)    # (B, R, V)
@@ -286,6 +286,7 @@ def main(cfg):
     positions = min(model.config.block_size for model in shapes)
     prompts = encode_prompts(train_set.need("prompts", cfg.data), tokenizer, positions, cfg.max_new_tokens)
     shown = encode_prompts(test_set.prompts, tokenizer, positions, cfg.max_new_tokens) or prompts
+    check_sizes(cfg, len(prompts))
     check_memory(show_memory(shapes, (sft, rm, sft, rm), max(map(len, prompts)), cfg), device)
 
     actor, critic, reference, reward_model = four_models(sft, rm, cfg.train, device, bf16)

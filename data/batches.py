@@ -15,7 +15,7 @@ def pad(rows, left=False, device=None):
 
 
 def minibatch(rows, size, step, seed):
-    """The step-th batch of an endless walk through `rows`, reshuffled every epoch.
+    """The step-th batch of an endless walk through `rows`, reshuffled every epoch: at most all rows at once.
 
     A function of (step, seed) alone, so a resumed run needs no position to find its place.
     """

@@ -58,6 +58,15 @@ def check_kl(kl, negatives):
     return negatives
 
 
+def check_sizes(cfg, prompts):
+    """A rollout has at most one response to each of the prompts, and a minibatch at least one response."""
+    responses = min(cfg.batch_size, prompts)
+    if responses < cfg.batch_size:
+        print(f"--batch_size {cfg.batch_size}: there are {prompts} prompts, so a rollout has {prompts} responses")
+    if cfg.minibatches > responses:
+        raise UserError(f"--minibatches {cfg.minibatches}: a rollout has {responses} responses, so take at most that")
+
+
 def check_rollout(kl, step, negatives, tolerance):
     """Both checks of a rollout's kl (B, R). Returns `negatives`, brought up to date."""
     if step == 0:

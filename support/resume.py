@@ -22,7 +22,7 @@ class Resume:
         checkpoint, or one of a run in which other weights moved."""
         if not self.path.exists():
             raise UserError(f"--resume: there is no {self.path}; start without --resume")
-        state = torch.load(self.path, weights_only=True)
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
         if state["train"] != self.train:
             raise UserError(f"--resume: {self.path} was written with --train {state['train']}, not {self.train}")
         for name, part in self.parts.items():

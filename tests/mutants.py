@@ -227,7 +227,7 @@ MUTANTS = [
     ("ppo.py", "the reference is the actor itself", "action_logprobs(reference, part",
      "action_logprobs(actor, part"),
     ("ppo.py", "one epoch whatever is asked", "for _ in range(cfg.epochs):", "for _ in range(1):"),
-    ("ppo.py", "the same order in every epoch", "torch.randperm(len(experience.ids)).chunk", "torch.arange(len(experience.ids)).chunk"),
+    ("ppo.py", "the same order in every epoch", "torch.randperm(len(experience.ids)).tensor_split", "torch.arange(len(experience.ids)).tensor_split"),
     ("ppo.py", "advantages instead of returns for the critic", "value_loss(values, batch.values, batch.returns, mask", "value_loss(values, batch.values, batch.advantages, mask"),
     ("ppo.py", "the critic's clip is the actor's", "batch.returns, mask, cfg.value_clip)", "batch.returns, mask, cfg.clip * 0)"),
     ("ppo.py", "the actor's loss counts padding", "policy_loss(logprobs, batch.logprobs, batch.advantages, mask, cfg.clip)",
@@ -277,7 +277,7 @@ MUTANTS = [
     ("support/optimizer.py", "weights decay", "weight_decay=0.0", "weight_decay=0.1"),
     # ------------------------------------------------------------------------- evaluate.py
     ("evaluate.py", "ties and losses change places", '"tie": mean(ties), "loss": mean(losses)', '"tie": mean(losses), "loss": mean(ties)'),
-    ("evaluate.py", "ties are wins", "wins = [a.score > b.score",
+    ("evaluate.py", "ties are wins", "wins = [a.score > b.score and not tie",
      "wins = [a.score >= b.score"),
     ("evaluate.py", "the best of n is chosen by the judge", "key=lambda answer: answer.proxy", "key=lambda answer: answer.score"),
     ("evaluate.py", "answers count as independent in the interval", "torch.tensor([mean(group) for group in by_prompt.values()])",

@@ -14,7 +14,7 @@ from tiny import EOS, VOCAB, close, critic, model, words
 
 
 def answer(score, prompt="p", proxy=0.0, **more):
-    return Answer(**{**dict(prompt=prompt, text=" a", score=score, proxy=proxy, ideal=score == 4, ended=True, length=3, kl=1.0),
+    return Answer(**{**dict(prompt=prompt, text=f" {score}", score=score, proxy=proxy, ideal=score == 4, ended=True, length=3, kl=1.0),
                      **more})
 
 
@@ -25,6 +25,13 @@ def test_a_win_rate_counts_half_for_a_tie():
     assert (row["win"], row["tie"], row["loss"], row["rate"]) == (5 / 8, 1 / 8, 2 / 8, 5.5 / 8)
     row = win_rate(theirs, ours)
     assert (row["win"], row["tie"], row["loss"], row["rate"]) == (2 / 8, 1 / 8, 5 / 8, 2.5 / 8)
+
+
+def test_the_same_text_is_a_tie_whatever_the_floats_say():
+    ours = [answer(1.0000001, prompt="0", text=" yes"), answer(0.9999999, prompt="1", text=" no"), answer(2.0, prompt="2", text=" a")]
+    theirs = [answer(1.0, prompt="0", text=" yes"), answer(1.0, prompt="1", text=" no"), answer(1.0, prompt="2", text=" b")]
+    row = win_rate(ours, theirs)
+    assert (row["win"], row["tie"], row["loss"], row["rate"]) == (1 / 3, 2 / 3, 0, 2 / 3)
 
 
 def test_the_interval_is_that_of_a_mean_over_prompts():

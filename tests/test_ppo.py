@@ -137,6 +137,15 @@ def test_each_epoch_visits_every_answer_once_in_a_new_order():
     assert len(steps) == 2 * 12
 
 
+def test_five_answers_in_four_minibatches_are_four_steps():
+    experience = rollout()[torch.arange(5)]
+    actor, value_model, steps = model(), critic(1), []
+    optimizers = [sgd(net, 1e-3) for net in (actor, value_model)]
+    optimizers[0].register_step_post_hook(lambda *_: steps.append(1))
+    learn(actor, value_model, *optimizers, experience, ppo_config(minibatches=4))
+    assert len(steps) == 4
+
+
 def test_the_metrics_are_means_over_all_minibatches():
     experience = rollout()[torch.tensor([0, 3])]
     each = [learned(experience[torch.tensor([row])])[2]["val/error"] for row in (0, 1)]
@@ -361,6 +370,13 @@ def test_long_prompts_lose_their_beginning_so_that_the_answer_fits(run_stage, tr
     for ids, mask in zip(seen[0]["prompts"], seen[0]["mask"]):
         assert full.decode(ids[mask].tolist()).endswith("?\n\nAssistant:")
         assert mask.sum() == 3
+
+
+def test_a_rollout_larger_than_the_prompts_is_said_and_one_of_empty_minibatches_refused(run_stage, trained, capsys):
+    run_stage(ppo, steps=1, batch_size=512)
+    assert "--batch_size 512: there are 19 prompts, so a rollout has 19 responses" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--minibatches 7: a rollout has 6 responses, so take at most that"):
+        run_stage(ppo, steps=1, batch_size=6, minibatches=7)
 
 
 def test_an_answer_as_long_as_the_model_is_refused(run_stage, trained):

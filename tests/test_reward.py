@@ -133,6 +133,13 @@ def test_every_step_reads_other_comparisons_with_adamw(run_stage, optimizers, mo
     assert (group["betas"], group["weight_decay"]) == ((0.9, 0.95), 0.0)
 
 
+def test_an_answer_as_long_as_the_model_is_refused_before_training(run_stage, quiet):
+    run_stage(sft)
+    with pytest.raises(UserError, match="--max_new_tokens 64 leaves no room for a prompt in the model's 64 positions"):
+        run_stage(reward, max_new_tokens=64)
+    assert "reward" not in quiet.runs
+
+
 def test_the_answers_that_normalise_follow_the_end_of_long_prompts(run_stage, monkeypatch):
     run, seen = run_stage(sft), []
 
