@@ -22,8 +22,7 @@ import data
 from data.batches import pad
 from data.encode import encode_prompts
 from data.tokenizer import Tokenizer
-from gpt import GPT, ScalarGPT
-from ppo import action_logprobs
+from gpt import GPT, ScalarGPT, response_logprobs
 from support.command_line import Flags, launch, start
 from support.files import write_whole
 from support.runs import find_model
@@ -36,6 +35,7 @@ class Config(Flags):            # with --data, --run, --preset, --seed, --device
     best_of: int = 8            # the n of best_of_n
     max_new_tokens: int = 32    # a response that has not ended by then is cut off
     temperature: float = 0.7    # of sampling: lower than in training, as assistants are used; the same for all models
+    missing_eos_score: float = -1.0     # proxy of an unfinished response, as in ppo.py
     batch_size: int = 256       # responses at a time
     json: str = ""              # write the numbers into this file, too
 
@@ -47,7 +47,7 @@ class Answer:
     prompt: str
     text: str
     score: float        # the judge's
-    proxy: float        # the reward model's, in standard deviations of SFT answers
+    proxy: float        # the reward model's score, or missing_eos_score
     ideal: bool         # could not be better, says the judge
     ended: bool         # with <|endoftext|>
     length: int         # tokens, <|endoftext|> included
@@ -64,16 +64,16 @@ def answer_all(model, sft, reward_model, prompts, tokenizer, judge, is_ideal, cf
         tokens, response_mask, logprobs = model.generate(prompt_ids, prompt_mask, cfg.max_new_tokens, cfg.temperature)
         ids = torch.cat([prompt_ids, tokens], dim=1)                                                        # (B, P+R)
         mask = torch.cat([prompt_mask, response_mask], dim=1)                                               # (B, P+R)
-        sft_logprobs = action_logprobs(sft, ids, mask, tokens.shape[1], cfg.temperature)                    # (B, R)
+        sft_logprobs = response_logprobs(sft, ids, mask, tokens.shape[1], cfg.temperature)                    # (B, R)
         kl = ((logprobs - sft_logprobs) * response_mask).sum(1)                                             # (B)
-        proxy = reward_model.reward(ids, mask)                                                              # (B)
+        ended = ((tokens == tokenizer.eos) & response_mask).any(1)                                          # (B)
+        proxy = torch.where(ended, reward_model.reward(ids, mask), cfg.missing_eos_score)                   # (B)
         for j, prompt in enumerate(prompts[i:i + cfg.batch_size]):
-            real = tokens[j][response_mask[j]].tolist()
-            text = tokenizer.decode(real)
+            text = tokenizer.decode(tokens[j][response_mask[j]].tolist())
+            length = response_mask[j].sum().item()
             score = judge(prompt, text) if judge else proxy[j].item()
             ideal = is_ideal(prompt, text) if is_ideal else False
-            ended = real[-1] == tokenizer.eos
-            answers.append(Answer(prompt, text, score, proxy[j].item(), ideal, ended, len(real), kl[j].item()))
+            answers.append(Answer(prompt, text, score, proxy[j].item(), ideal, ended[j].item(), length, kl[j].item()))
     return answers
 
 
@@ -118,7 +118,7 @@ def show_table(models, win_rates, judge_name):
     for name, row in models.items():
         ideal = "-" if row["ideal"] is None else f"{row['ideal']:.1%}"
         print(f"{name:12}{row['score']:8.2f}{ideal:>8}{row['proxy']:8.2f}{row['eos_rate']:8.1%}{row['length']:8.1f}"
-              f"{row['kl']:8.2f}")
+              f"{round(row['kl'], 2) + 0.0:8.2f}")                 # + 0.0: no "-0.00"
     print()
     for name, row in win_rates.items():
         low, high = row["ci95"]

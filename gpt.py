@@ -5,13 +5,10 @@
 Axes: B batch, T tokens of this call, S tokens so far (cached and new), C channels, H heads,
 D channels of a head (C / H), V vocabulary, P prompt tokens, R response tokens.
 
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". There is no dropout: it
-would change the probability of a token from one forward pass to the next, and make PPO's ratio noise.
-A caller has to know one thing: pass `mask` where rows are padded.
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; no dropout, which PPO's ratio would see.
 """
 import math
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -19,8 +16,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from support import UserError
-from support.chat import chat
-from support.checkpoint import config_json, read_shape, read_weights, write_model
+from support.chat import talk
+from support.checkpoint import read_shape, read_weights, write_model
 from support.hub import find_folder
 from support.trainable import merged_state
 
@@ -34,9 +31,6 @@ class GPTConfig:
     n_head: int = 12
     n_embd: int = 768
     eos_token_id: int = 50256
-    eos_is_pad: bool = False        # a reward model trained elsewhere may never have read <|endoftext|>
-    reward_mean: float = 0.0        # of the scalar head's raw scores on SFT samples: see reward.py
-    reward_std: float = 1.0
 
 # ----------------------------------------------------------------------------- the model
 
@@ -146,6 +140,7 @@ class Transformer(nn.Module):
 
 class GPT(nn.Module):
     """The language model: logits for the next token at every position."""
+    Config = GPTConfig
 
     def __init__(self, config):
         super().__init__()
@@ -166,7 +161,7 @@ class GPT(nn.Module):
         return F.linear(hidden, self.transformer.wte.weight)
 
     def forward(self, ids, mask=None):
-        """ids (B, T), mask (B, T) -> logits (B, T, V); logits[:, t] are about token t + 1."""
+        """ids (B, T), and their mask where rows are padded -> logits (B, T, V); logits[:, t] is about token t + 1."""
         return self.head(self.transformer(ids, mask))
 
     @torch.no_grad()
@@ -203,8 +198,8 @@ class GPT(nn.Module):
 
         In bf16 the blocks run under autocast, from float32 weights, which even a small step changes. A frozen
         model takes no steps: its matrices are stored as autocast would round them, in half the memory and with
-        the same results. The head stays in float32, and with it every log-probability: GPT-2's logits lie
-        near -100, where neighbouring bf16 numbers are 0.5 apart.
+        the same results. Logits and all that follows are float32: GPT-2's logits lie near -100, where
+        neighbouring bf16 numbers are 0.5 apart.
         """
         self.transformer.bf16 = bf16
         if frozen:
@@ -216,26 +211,31 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name, device="cpu", bf16=False, frozen=False, new_head=False):
-        """The model in a folder that `transformers` or `save_pretrained` wrote, or one of OpenAI's GPT-2s by its
-        name, downloaded once; placed as `place` says. On the device "meta" it has shapes and no weights. With
-        `new_head` a scalar model may start from a language model. Raises UserError for what is not GPT-2."""
+        """The model in a folder that `transformers` or `save_pretrained` wrote, or one of OpenAI's GPT-2s, downloaded
+        once; placed as `place` says. On the device "meta" it has shapes and no weights. With `new_head` a scalar
+        model may start from a language model. Raises UserError for what is not GPT-2."""
         folder = find_folder(name)
         with torch.device("meta"):
-            model = cls(GPTConfig(**read_shape(folder)))
+            model = cls(cls.Config(**read_shape(folder, fields(cls.Config))))
         if device != "meta":
             model.to_empty(device="cpu").load_state_dict(read_weights(folder, model.state_dict(), new_head))
         return model.place(device, bf16, frozen)
 
     def save_pretrained(self, folder, tokenizer=None):
         """Write config.json, model.safetensors and the tokenizer so that `transformers` can open the folder."""
-        config = config_json(asdict(self.config), isinstance(self, ScalarGPT), tokenizer)
-        write_model(Path(folder), merged_state(self), config)
-        if tokenizer:
-            tokenizer.save(folder)
+        write_model(Path(folder), merged_state(self), asdict(self.config), tokenizer)
+
+
+@dataclass
+class ScalarConfig(GPTConfig):
+    reward_mean: float = 0.0        # of the raw scores on SFT samples: see reward.py
+    reward_std: float = 1.0
+    eos_is_pad: bool = False        # a reward model trained elsewhere may never have read <|endoftext|>
 
 
 class ScalarGPT(GPT):
     """GPT-2 with one number per token in place of logits: the reward model and the critic."""
+    Config = ScalarConfig
 
     def __init__(self, config):
         super().__init__(config)
@@ -248,7 +248,9 @@ class ScalarGPT(GPT):
         return (raw - self.config.reward_mean) / self.config.reward_std
 
     def reward(self, ids, mask):
-        """The score of each row, (B): the number at its last real token, which alone has seen the whole text."""
+        """The score of each row, (B): the number at its last real token, which alone has seen the whole text.
+        It means something for texts that end with <|endoftext|>, since the reward model has learned from no other:
+        wherever responses are scored, an unfinished one gets a fixed score (--missing_eos_score) or is left out."""
         positions = torch.arange(ids.shape[1], device=ids.device)
         if self.config.eos_is_pad:      # transformers took <|endoftext|> for padding, and read the score before it
             positions = positions * (ids != self.config.eos_token_id)               # (B, T)
@@ -260,20 +262,19 @@ def token_logprobs(logits, ids):
     """log softmax(logits) at the given ids, in float32 nats: (…, V), (…) -> (…)."""
     return F.log_softmax(logits.float(), dim=-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
 
-# ----------------------------------------------------------------------------- python gpt.py FOLDER
 
-def main():
-    from data.tokenizer import Tokenizer        # the model itself knows ids alone
-    if len(sys.argv) != 2:
-        raise UserError("give the folder of a model, such as out/toy/ppo")
-    folder = find_folder(sys.argv[1])
-    chat(GPT.from_pretrained(folder), Tokenizer.load(folder))
+def response_logits(model, ids, mask, R, temperature):
+    """Logits (B, R, V) that the last R tokens were drawn from: those of the state before each, at the temperature of
+    sampling. Otherwise ratio and KL would compare distributions that nobody sampled from."""
+    states = model.transformer(ids, mask)[:, -R - 1:-1]             # (B, R, C)
+    return model.head(states).float() / temperature                 # (B, R, V)
+
+
+def response_logprobs(model, ids, mask, R, temperature):
+    """log π of the last R tokens, each at the state before it: (B, R), nats."""
+    return token_logprobs(response_logits(model, ids, mask, R, temperature), ids[:, -R:])
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"gpt.py: {error}")
-    except (EOFError, KeyboardInterrupt):
-        print()
+    from data.tokenizer import Tokenizer        # the model itself knows ids alone
+    talk(GPT, Tokenizer)

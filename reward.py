@@ -26,27 +26,22 @@ from data.encode import encode_comparisons, encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
 from support import UserError
-from support.command_line import Flags, launch, start
+from support.command_line import TrainingFlags, launch, start
 from support.hub import find_folder
-from support.log import Log
+from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
-from support.resume import Resume
 from support.runs import find_model, finish
 from support.trainable import parameter_count, set_trainable
 
 
 @dataclass
-class Config(Flags):            # with --data, --run, --preset, --seed, --device, --precision
+class Config(TrainingFlags):    # with the flags of every training script
     init: str = ""              # first weights: a model's folder; default the run's SFT model, with a new head
     steps: int = 1200           # optimiser steps; the toy's are one pass over its rankings, as is usual
     batch_size: int = 16        # rankings a step; one of K completions is K(K-1)/2 comparisons
-    micro_batch_size: int = 0   # of these, so many at a time: less memory, the same gradient; 0 is all
-    train: str = "all"          # which weights move: all, last:N blocks, lora:R adapters of rank R; the head always
     lr: float = 1.5e-3          # peak learning rate; at 2e-3 an unlucky seed stays points behind
     max_new_tokens: int = 32    # length of the SFT model's completions that the scores are normalised on
     normalise_samples: int = 512    # how many such completions
-    save_every: int = 100       # steps between two checkpoints to resume from
-    resume: bool = False        # go on from the last checkpoint of this run
 
 # ----------------------------------------------------------------------------- loss
 
@@ -74,9 +69,9 @@ def score_pairs(model, examples, device=None):
     return scores[better], scores[worse]
 
 
-def pair_count(example):
-    """How many comparisons a (prompt ids, ranking) stands for."""
-    return len(example[1]) * (len(example[1]) - 1) // 2
+def pair_count(examples):
+    """How many comparisons (prompt ids, ranking) pairs stand for."""
+    return sum(len(ranking) * (len(ranking) - 1) // 2 for _, ranking in examples)
 
 
 @torch.no_grad()
@@ -96,16 +91,20 @@ def accuracy(model, examples, batch_size, device):
 
 @torch.no_grad()
 def fit_normalisation(model, sft, prompts, cfg, device):
-    """Set the model's reward_mean and reward_std so that the SFT model's completions of `prompts` (lists of
-    ids) score 0 on average, with standard deviation 1. Returns the two."""
+    """Set the model's reward_mean and reward_std so that the SFT model's completions of `prompts` (lists of ids)
+    score 0 on average, with standard deviation 1. Returns the two. Raises UserError if fewer than two end."""
     model.config.reward_mean, model.config.reward_std = 0.0, 1.0
     scores = []
     for i in range(0, len(prompts), cfg.batch_size):
         ids, mask = pad(prompts[i:i + cfg.batch_size], left=True, device=device)                # (B, P)
         tokens, response_mask, _ = sft.generate(ids, mask, cfg.max_new_tokens)                  # (B, R)
         ids, mask = torch.cat([ids, tokens], dim=1), torch.cat([mask, response_mask], dim=1)    # (B, P+R)
-        scores.append(model.reward(ids, mask))                                                  # (B)
-    scores = torch.cat(scores)                                                                  # (prompts)
+        ended = ((tokens == sft.config.eos_token_id) & response_mask).any(1)                    # (B)
+        scores.append(model.reward(ids, mask)[ended])
+    scores = torch.cat(scores)                                                                  # (S) that end
+    if len(scores) < 2:
+        raise UserError(f"{len(scores)} of {len(prompts)} completions of the SFT model end within --max_new_tokens "
+                        f"{cfg.max_new_tokens}, and scores cannot be normalised on the others: raise it")
     model.config.reward_mean, model.config.reward_std = scores.mean().item(), scores.std().item()
     return model.config.reward_mean, model.config.reward_std
 
@@ -114,10 +113,8 @@ def fit_normalisation(model, sft, prompts, cfg, device):
 def train(model, examples, folder, cfg, device):
     """Train `model` in place on (prompt ids, [completion ids, best first])."""
     optimizer = adamw(model)
-    resume = Resume(folder, cfg, model=model, optimizer=optimizer)
-    first = resume.load()["step"] if cfg.resume else 0
-    log = Log(folder.parent, "reward", cfg.steps, first)
-    for step in range(first, cfg.steps):
+    loop = Loop(folder, cfg.steps, cfg, model=model, optimizer=optimizer)
+    for step in loop:
         rate = set_learning_rate(optimizer, cfg.lr, step, cfg.steps)
         scores = []
         batch = minibatch(examples, cfg.batch_size, step, cfg.seed)
@@ -130,16 +127,15 @@ def train(model, examples, folder, cfg, device):
         if not torch.isfinite(loss):
             raise UserError(f"the loss of step {step} is {loss.item()}: lower --lr")
         norm = take_step(model, optimizer)
-        log(step, {"loss": loss, "accuracy": (chosen > rejected).float().mean(), "margin": (chosen - rejected).mean(),
-                   "score/chosen": chosen.mean(), "score/rejected": rejected.mean(), "lr": rate,
-                   "gradient_norm": norm}, show=["loss", "accuracy"])
-        if (step + 1) % cfg.save_every == 0:
-            resume.save(step=step + 1)
-    log.close()
+        loop.log({
+            "loss": loss, "accuracy": (chosen > rejected).float().mean(), "margin": (chosen - rejected).mean(),
+            "score/chosen": chosen.mean(), "score/rejected": rejected.mean(), "lr": rate, "gradient_norm": norm,
+        }, show=["loss", "accuracy"])
+    loop.close()
 
 
 def main(cfg):
-    run, device, bf16 = start(cfg)
+    run, device, bf16 = start(cfg, "reward/resume.pt")
     train_set, test_set = data.load(cfg.data)
     sft_folder = find_model(run, "sft")
     init = find_folder(cfg.init) if cfg.init else sft_folder

@@ -23,31 +23,26 @@ from data.encode import encode_demonstrations, encode_texts
 from data.tokenizer import Tokenizer
 from gpt import GPT, GPTConfig
 from support import UserError
-from support.command_line import Flags, launch, start
+from support.command_line import TrainingFlags, launch, start
 from support.hub import find_folder
-from support.log import Log
+from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
-from support.resume import Resume
 from support.runs import finish
 from support.trainable import parameter_count, parse_train, set_trainable
 
 
 @dataclass
-class Config(Flags):            # with --data, --run, --preset, --seed, --device, --precision
+class Config(TrainingFlags):    # with the flags of every training script
     init: str = "scratch"       # first weights: scratch (it reads text first), gpt2, gpt2-medium, …-xl, or a folder
     steps: int = 800            # optimiser steps on demonstrations
     pretrain_steps: int = 1100  # optimiser steps on text before that: clean text teaches facts, demonstrations manners
     batch_size: int = 16        # texts or demonstrations a step: many small steps teach a tiny model most
-    micro_batch_size: int = 0   # of these, so many at a time: less memory, the same gradient; 0 is all
-    train: str = "all"          # which weights demonstrations move: all, last:N blocks, lora:R adapters of rank R
     lr: float = 2e-3            # peak learning rate on demonstrations
     pretrain_lr: float = 5e-3   # peak learning rate on text: high, because the model is tiny
     n_layer: int = 4            # blocks of a model from scratch: deep, since an answer takes several steps
     n_head: int = 4             # attention heads
     n_embd: int = 64            # channels: narrow, a quarter of a million parameters in all
     block_size: int = 128       # the most tokens that prompt and completion may have together
-    save_every: int = 100       # steps between two checkpoints to resume from
-    resume: bool = False        # go on from the last checkpoint of this run
 
 # ----------------------------------------------------------------------------- loss
 
@@ -63,10 +58,9 @@ def sft_loss(model, examples, device=None):
     return F.cross_entropy(logits.float(), ids[:, 1:][targets])
 
 
-def learned_tokens(example):
-    """How many tokens of a (prompt ids, completion ids) pair carry loss: nothing predicts a text's first token."""
-    prompt, completion = example
-    return len(completion) if prompt else len(completion) - 1
+def learned_tokens(examples):
+    """How many tokens of (prompt ids, completion ids) pairs carry loss: nothing predicts a text's first token."""
+    return sum(len(completion) if prompt else len(completion) - 1 for prompt, completion in examples)
 
 
 @torch.no_grad()
@@ -80,10 +74,8 @@ def test_loss(model, examples, cfg, device):
 def train(model, examples, held_out, folder, steps, lr, cfg, device):
     """Train `model` in place on (prompt ids, completion ids) pairs."""
     optimizer = adamw(model)
-    resume = Resume(folder, cfg, model=model, optimizer=optimizer)
-    first = resume.load()["step"] if cfg.resume and resume.path.exists() else 0
-    log = Log(folder.parent, folder.name, steps, first)
-    for step in range(first, steps):
+    loop = Loop(folder, steps, cfg, model=model, optimizer=optimizer)
+    for step in loop:
         rate = set_learning_rate(optimizer, lr, step, steps)
         loss = 0.0
         batch = minibatch(examples, cfg.batch_size, step, cfg.seed)
@@ -94,14 +86,12 @@ def train(model, examples, held_out, folder, steps, lr, cfg, device):
         if not math.isfinite(loss):
             raise UserError(f"the loss of step {step} is {loss}: lower the learning rate")
         norm = take_step(model, optimizer)
-        log(step, {"loss": loss, "lr": rate, "gradient_norm": norm}, show=["loss"])
-        if (step + 1) % cfg.save_every == 0:
-            resume.save(step=step + 1)
+        loop.log({"loss": loss, "lr": rate, "gradient_norm": norm}, show=["loss"])
     if held_out:
         loss = test_loss(model, held_out, cfg, device)
-        log.writer.add_scalar("test_loss", loss, steps)
-        log.bar.write(f"{folder.name}: held-out loss {loss:.3f} nats a token")
-    log.close()
+        loop.log({"test_loss": loss})
+        loop.bar.write(f"{folder.name}: held-out loss {loss:.3f} nats a token")
+    loop.close()
 
 
 def pretrain(texts, tokenizer, run, cfg, device, bf16):
@@ -118,10 +108,7 @@ def pretrain(texts, tokenizer, run, cfg, device, bf16):
 
 
 def main(cfg):
-    run, device, bf16 = start(cfg)
-    checkpoints = (run / "base" / "resume.pt", run / "base" / "config.json", run / "sft" / "resume.pt")
-    if cfg.resume and not any(file.exists() for file in checkpoints):
-        raise UserError(f"--resume: no checkpoint in {run}; start without --resume")
+    run, device, bf16 = start(cfg, "base/resume.pt", "base/config.json", "sft/resume.pt")
     train_set, test_set = data.load(cfg.data)
     demonstrations = train_set.need("demonstrations", cfg.data)
     if cfg.init == "scratch":
@@ -133,7 +120,6 @@ def main(cfg):
         tokenizer, model = Tokenizer.load(folder), GPT.from_pretrained(folder, device, bf16)
     set_trainable(model, cfg.train)
     print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
-
     block_size = min(cfg.block_size, model.config.block_size)
     examples = encode_demonstrations(demonstrations, tokenizer, block_size)
     held_out = encode_demonstrations(test_set.demonstrations, tokenizer, block_size) if test_set.demonstrations else []

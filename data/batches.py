@@ -15,24 +15,24 @@ def pad(rows, left=False, device=None):
 
 
 def minibatch(rows, size, step, seed):
-    """The step-th batch of an endless walk through `rows`, reshuffled every epoch: at most all rows at once.
-
-    A function of (step, seed) alone, so a resumed run needs no position to find its place.
+    """The step-th batch of an endless walk through `rows`, reshuffled every epoch. A batch may end one epoch and begin
+    the next. A function of (step, seed) alone, so a resumed run needs no position to find its place.
     """
-    size = min(size, len(rows))
-    per_epoch = len(rows) // size                               # the odd rest sits out this epoch
-    epoch, position = divmod(step, per_epoch)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + 1_000_003 * epoch))
-    return [rows[i] for i in order[position * size:(position + 1) * size].tolist()]
+    first, last = step * size, (step + 1) * size - 1            # positions in the walk
+    orders = []
+    for epoch in range(first // len(rows), last // len(rows) + 1):
+        generator = torch.Generator().manual_seed(seed + 1_000_003 * epoch)
+        orders.append(torch.randperm(len(rows), generator=generator))
+    start = first % len(rows)
+    return [rows[i] for i in torch.cat(orders)[start:start + size].tolist()]
 
 
 def micro_batches(batch, size, weight):
     """A batch in parts of at most `size` examples (0: in one), each with its share of the batch's whole weight.
 
     A loss is a mean over tokens or pairs. Its gradient is the sum of the parts' gradients only if each part
-    counts by how many of them it has, weight(example); a plain mean over parts would favour short texts.
+    counts by how many of them it has, weight(part); a plain mean over parts would favour short texts.
     """
-    total = sum(map(weight, batch))
     for i in range(0, len(batch), size or len(batch)):
         part = batch[i:i + (size or len(batch))]
-        yield part, sum(map(weight, part)) / total
+        yield part, weight(part) / weight(batch)

@@ -1,6 +1,6 @@
 """Model folders as `transformers` writes and reads them: config.json, and weights in model.safetensors.
 
-Here weights are a dict of tensors and a shape is a dict of GPTConfig's fields; gpt.py makes models of them. In memory
+Here weights are a dict of tensors and a shape is a dict of a config's fields; gpt.py makes models of them. In memory
 matrices are (out, in), as nn.Linear has them; in GPT-2's files they are (in, out).
 """
 import json
@@ -20,8 +20,8 @@ GPT2 = {"model_type": ["gpt2"], "activation_function": ["gelu_new", "gelu_pytorc
 
 # ----------------------------------------------------------------------------- config.json
 
-def read_shape(folder):
-    """What a folder's config.json says of GPTConfig's fields, by name. Raises UserError if it is not GPT-2."""
+def read_shape(folder, fields):
+    """What a folder's config.json says of a config's `fields`, by name. Raises UserError if it is not GPT-2."""
     stored = read_config(folder)
     for key, right in {**GPT2, "n_inner": [None, 4 * stored.get("n_embd", 768)]}.items():
         if stored.get(key, right[0]) not in right:
@@ -31,9 +31,7 @@ def read_shape(folder):
         raise UserError(f"{folder}/config.json names no model_type, so this is no model that transformers saved")
     stored["block_size"] = stored.get("n_positions", 1024)
     stored["eos_is_pad"] = is_scorer(stored) and stored.get("pad_token_id") == stored.get("eos_token_id", 50256)
-    fields = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "eos_token_id", "eos_is_pad",
-              "reward_mean", "reward_std")
-    return {name: stored[name] for name in fields if name in stored}
+    return {field.name: stored[field.name] for field in fields if field.name in stored}
 
 
 def is_scorer(stored):
@@ -41,17 +39,17 @@ def is_scorer(stored):
     return "GPT2ForSequenceClassification" in (stored.get("architectures") or [])
 
 
-def config_json(shape, scalar, tokenizer):
-    """The config.json of a model of this shape (a dict of GPTConfig's fields), with a scalar head or none."""
-    shape = dict(shape)
-    eos, eos_is_pad = shape["eos_token_id"], shape.pop("eos_is_pad")
-    shape["n_positions"] = shape.pop("block_size")
+def config_json(shape, tokenizer):
+    """The config.json of a model of this shape (a dict of GPTConfig's or ScalarConfig's fields)."""
+    shape = {**shape, "n_positions": shape["block_size"]}
+    eos, eos_is_pad = shape["eos_token_id"], shape.pop("eos_is_pad", None)
+    del shape["block_size"]
     config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new",
               "layer_norm_epsilon": 1e-5, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
               "bos_token_id": eos, **shape}
     if tokenizer:
         config.update(tokenizer_name=tokenizer.name, tokenizer_fingerprint=tokenizer.fingerprint)
-    if scalar:
+    if eos_is_pad is not None:          # a reward model or critic
         # transformers reads the score at the last token that is not its pad id, and a text ends with
         # <|endoftext|>: so the pad id is another one, that no scored text ends with.
         config.update(architectures=["GPT2ForSequenceClassification"], id2label={"0": "reward"},
@@ -123,8 +121,10 @@ def transposed(name, tensor):
     return tensor.t() if swap else tensor
 
 
-def write_model(folder, tensors, config):
-    """Write model.safetensors and config.json, so that `transformers` can open the folder."""
+def write_model(folder, tensors, shape, tokenizer):
+    """Write model.safetensors, config.json and the tokenizer, if there is one: a folder for `transformers`."""
     tensors = {name: transposed(name, tensor).contiguous() for name, tensor in tensors.items()}
     write_whole(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_whole(folder / "config.json", json.dumps(config_json(shape, tokenizer), indent=2) + "\n")
+    if tokenizer:
+        tokenizer.save(folder)

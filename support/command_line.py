@@ -18,8 +18,17 @@ class Flags:
     run: str = ""           # folder of the run; default out/<data>
     preset: str = ""        # other defaults: gpt2, gpt2-medium, -large, -xl, unified; default by the model
     seed: int = 0           # of the first weights, the order of the data, and sampling
-    device: str = ""        # cuda, cpu, mps; default cuda if there is a GPU, else cpu
+    device: str = ""        # cuda, mps, cpu; default cuda if there is one, else cpu
     precision: str = ""     # fp32 or bf16; default bf16 on a GPU that has it
+
+
+@dataclass
+class TrainingFlags(Flags):
+    """The further flags that the training scripts share."""
+    train: str = "all"          # weights that move: all, last:N blocks, lora:R adapters of rank R; a scalar head always
+    micro_batch_size: int = 0   # examples of a batch at a time: less memory, the same gradient; 0 is all
+    save_every: int = 50        # steps between two checkpoints to resume from
+    resume: bool = False        # go on from the last checkpoint of this run
 
 
 AT_LEAST = {            # the smallest value that makes sense, flag by flag
@@ -62,13 +71,19 @@ def preset_of(cfg):
     return init if init in WIDTHS.values() else ""
 
 
-def start(cfg):
-    """Check the flags and seed the generators. Returns (the run's folder, device, whether to use bf16)."""
+def start(cfg, *checkpoints):
+    """Check the flags, seed the generator. Returns the run's folder, the device, whether to use bf16. `checkpoints` are
+    files in that folder, one of which must be there to --resume from."""
     for name, value in vars(cfg).items():                       # `not` before the comparison refuses NaN, too
         if name in AT_LEAST and not value >= AT_LEAST[name]:
             raise UserError(f"--{name} {value}: must be at least {AT_LEAST[name]}")
         if name in ABOVE_0 and not value > 0:
             raise UserError(f"--{name} {value}: must be above 0")
+    if getattr(cfg, "minibatches", 1) > cfg.batch_size:
+        raise UserError(f"--minibatches {cfg.minibatches}: must be at most --batch_size, which is {cfg.batch_size}")
+    run = run_folder(cfg)
+    if checkpoints and cfg.resume and not any((run / file).exists() for file in checkpoints):
+        raise UserError(f"--resume: there is no {run / checkpoints[-1]}; start without --resume")
     torch.manual_seed(cfg.seed)
     try:
         device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -80,5 +95,5 @@ def start(cfg):
     if precision not in ("fp32", "bf16"):
         raise UserError(f"--precision {precision}: must be fp32 or bf16")
     if gpu and precision == "bf16":
-        torch.set_float32_matmul_precision("high")              # TF32, for what stays in float32: the heads
-    return run_folder(cfg), device, precision == "bf16"
+        torch.set_float32_matmul_precision("high")              # the heads: TF32 rounds what they multiply, not sums
+    return run, device, precision == "bf16"

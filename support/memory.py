@@ -10,10 +10,12 @@ ROLES = ("actor", "critic", "reference", "reward model")
 MIB = 2 ** 20
 
 
-def show_memory(models, folders, longest_prompt, cfg):
-    """Print what each model starts from, how many of its weights move, and an estimate of the memory; return its
-    bytes. A model needs its weights, and for those that move a gradient and AdamW's two moments, each as large again.
-    A rollout needs the keys and values of all rows. A step on a micro-batch needs its logits, their softmax and the
+def check_memory(models, folders, longest_prompt, cfg, device):
+    """Print what each model starts from, how many of its weights move, and an estimate of the memory. Raises UserError
+    if that exceeds what the GPU has free, before anything large is allocated on it.
+
+    A model needs its weights, and for those that move a gradient and AdamW's two moments, each as large again. A
+    rollout needs the keys and values of all rows. A step on a micro-batch needs its logits, their softmax and the
     gradients of both, and some 17 numbers a layer, token and channel (arXiv:2205.05198, eq. 2)."""
     print(f"{'role':14}{'starts from':32}{'weights':>14}{'that move':>14}{'memory':>12}")
     needed = 0
@@ -27,12 +29,8 @@ def show_memory(models, folders, longest_prompt, cfg):
     rollout = cfg.batch_size * 2 * states
     rows = cfg.micro_batch_size or cfg.batch_size
     step = rows * (cfg.max_new_tokens * shape.vocab_size * 4 * 4 + 17 * states)
-    print(f"{'rollout, step':74}{max(rollout, step) / MIB:8,.0f} MiB at most")
-    return needed + max(rollout, step)
-
-
-def check_memory(needed, device):
-    """Refuse a run that cannot fit the GPU, before anything large is allocated on it."""
+    print(f"{'rollout, step':74}{max(rollout, step) / MIB:8,.0f} MiB, an estimate")
+    needed += max(rollout, step)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
     if needed > free:
         raise UserError(f"this run needs about {needed / 2 ** 30:.1f} GiB and {device} has {free / 2 ** 30:.1f} GiB "

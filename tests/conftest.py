@@ -15,11 +15,11 @@ torch.set_num_threads(1)
 @pytest.fixture
 def quiet(monkeypatch):
     """The three loops log into memory: quiet.runs[loop][step] is a dict of metrics."""
-    monkeypatch.setattr(tiny.SilentLog, "runs", {})
-    monkeypatch.setattr(tiny.SilentLog, "stop", None)
+    monkeypatch.setattr(tiny.SilentLoop, "runs", {})
+    monkeypatch.setattr(tiny.SilentLoop, "stop", None)
     for script in (sft, reward, ppo):
-        monkeypatch.setattr(script, "Log", tiny.SilentLog)
-    return tiny.SilentLog
+        monkeypatch.setattr(script, "Loop", tiny.SilentLoop)
+    return tiny.SilentLoop
 
 
 @pytest.fixture

@@ -88,10 +88,16 @@ def test_masks_come_from_lengths_whatever_the_ids_are():
 
 def test_every_row_comes_once_an_epoch_in_a_new_order_each_time():
     rows = list(range(10))
-    epochs = [sum((minibatch(rows, 3, step, seed=0) for step in range(3 * e, 3 * e + 3)), []) for e in range(40)]
-    assert all(len(set(epoch)) == 9 for epoch in epochs)            # three batches of three, one row sits out
-    assert {row for epoch in epochs for row in epoch} == set(rows)  # never always the same one
-    assert len({tuple(epoch) for epoch in epochs}) == 40
+    walk = sum((minibatch(rows, 3, step, seed=0) for step in range(100)), [])   # batches reach over the epochs' ends
+    epochs = [walk[i:i + 10] for i in range(0, 300, 10)]
+    assert all(sorted(epoch) == rows for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) == 30
+
+
+@pytest.mark.parametrize("size", [4, 10, 25])
+def test_batches_of_any_size_are_pieces_of_one_walk(size):
+    rows = list(range(10))
+    walk = sum((minibatch(rows, 1, step, seed=3) for step in range(100)), [])
+    assert [minibatch(rows, size, step, seed=3) for step in range(4)] == [walk[i * size:(i + 1) * size] for i in range(4)]
 
 
 def test_a_batch_is_a_function_of_step_and_seed_alone():
@@ -100,7 +106,6 @@ def test_a_batch_is_a_function_of_step_and_seed_alone():
     torch.manual_seed(2)
     assert minibatch(range(100), 8, 17, seed=0) == first
     assert minibatch(range(100), 8, 17, seed=1) != first
-    assert minibatch(range(3), 8, 0, seed=0) != [] and len(minibatch(range(3), 8, 5, seed=0)) == 3
 
 # ----------------------------------------------------------------------------- people's own rows
 

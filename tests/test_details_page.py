@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-PAGE = (TESTS / "README.md").read_text()
+PAGE = (TESTS.parent / "docs" / "details.md").read_text()
 NAMED = sorted(set(re.findall(r"`([\w/]+\.py):([\w.]+)`", PAGE)))
 ROWS = [re.split(r"(?<!\\)\|", line)[1:] for line in PAGE.split("## Deliberately")[0].splitlines()
         if line.startswith("| ") and not line.startswith("| detail")]

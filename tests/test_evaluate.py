@@ -59,7 +59,7 @@ def test_each_answer_is_measured_as_if_it_were_alone():
     with torch.no_grad():                                       # answers that end now and then
         policy.transformer.ln_f.bias.add_(0.4 * policy.transformer.wte.weight[tokenizer.eos])
     prompts = ["Is owl a bird?", "Is cow", "\n\nHuman: Is a dog a pet?\n\nAssistant:"] * 3
-    cfg = evaluate.Config(max_new_tokens=6, temperature=0.8, batch_size=4)
+    cfg = evaluate.Config(max_new_tokens=6, temperature=0.8, batch_size=4, missing_eos_score=-1.5)
     torch.manual_seed(0)
     got = answer_all(policy, start, rm, prompts, tokenizer, lambda prompt, text: len(prompt + text),
                      lambda prompt, text: prompt == "Is cow", cfg, None)
@@ -78,14 +78,14 @@ def test_each_answer_is_measured_as_if_it_were_alone():
         row = torch.tensor([prompt + tokens])
         logps = [(net(row)[0, len(prompt) - 1:-1] / 0.8).log_softmax(-1)[range(len(tokens)), tokens].sum() for net in (policy, start)]
         close(a.kl, (logps[0] - logps[1]).item(), 1e-4)
-        close(a.proxy, rm(row)[0, -1].item(), 1e-5)
+        close(a.proxy, rm(row)[0, -1].item() if a.ended else -1.5, 1e-5)
         assert (a.length, a.text, a.ended) == (len(tokens), tokenizer.decode(tokens), tokens[-1] == tokenizer.eos)
 
 
 def test_without_a_judge_the_reward_model_marks_and_the_report_says_so(run_stage, world, tmp_path, capsys):
     for script in (sft, reward, ppo):
         run_stage(script)
-    evaluate.main(evaluate.Config(**world, max_new_tokens=6, samples=16, best_of=3, json="deep/numbers.json"))
+    evaluate.main(evaluate.Config(**world, max_new_tokens=40, samples=64, best_of=3, json="deep/numbers.json"))
     report = json.loads((tmp_path / "deep/numbers.json").read_text())
     assert report["judge"] == "reward_model" and "judge: reward_model" in capsys.readouterr().out
     assert list(report["models"]) == ["base", "sft", "best_of_n", "ppo"]

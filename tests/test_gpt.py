@@ -36,7 +36,7 @@ def test_fresh_weights_are_drawn_as_gpt2_draws_them():
 
 
 def test_the_first_scores_of_a_fresh_head_have_deviation_one():
-    head = torch.cat([ScalarGPT(GPTConfig(10, 8, 1, 2, 256, 9)).score.weight for _ in range(8)])
+    head = torch.cat([ScalarGPT(ScalarGPT.Config(10, 8, 1, 2, 256, 9)).score.weight for _ in range(8)])
     assert head.std().item() * math.sqrt(257) == pytest.approx(1, rel=0.08)
 
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from gpt import token_logprobs
-from ppo import action_logits, policy_loss, state_values, value_loss
+from gpt import response_logits, token_logprobs
+from ppo import policy_loss, state_values, value_loss
 from support.monitor import entropy
 from reward import pairwise_loss, score_pairs
 from sft import sft_loss
@@ -58,7 +58,7 @@ ACTIONS = ROW_MASK[:, 3:]
 
 
 def whole_actor(gpt):
-    logprobs = token_logprobs(action_logits(gpt, IDS, ROW_MASK, 3, 0.7), IDS[:, -3:])
+    logprobs = token_logprobs(response_logits(gpt, IDS, ROW_MASK, 3, 0.7), IDS[:, -3:])
     return policy_loss(logprobs, numbers(0, 0.3)[:, :3] - 2, numbers(1)[:, :3], ACTIONS, 0.2)[0]
 
 

@@ -199,7 +199,7 @@ def test_two_steps_on_rankings_are_the_same_in_micro_batches(plain_steps, quiet,
     """The rankings stand for 1, 6 and 3 pairs."""
     def trained(**changes):
         rm, cfg = critic(), reward.Config(batch_size=3, steps=2, lr=0.1, save_every=9, **changes)
-        reward.train(rm, RANKINGS, tmp_path, cfg, "cpu")
+        reward.train(rm, RANKINGS, tmp_path / "reward", cfg, "cpu")
         return quiet.runs.pop("reward"), torch.cat([p.detach().flatten() for p in rm.parameters()])
     (whole, parameters), (parts, again) = trained(), trained(micro_batch_size=size)
     close(again, parameters, 1e-5)
@@ -222,5 +222,5 @@ def test_a_rollout_is_the_same_in_micro_batches():
 
 
 def test_the_shares_of_micro_batches_are_those_of_their_weight():
-    assert list(micro_batches([1, 2, 5], 2, weight=lambda x: x)) == [([1, 2], 3 / 8), ([5], 5 / 8)]
-    assert list(micro_batches([1, 2, 5], 0, weight=lambda x: x)) == [([1, 2, 5], 1.0)]
+    assert list(micro_batches([1, 2, 5], 2, weight=sum)) == [([1, 2], 3 / 8), ([5], 5 / 8)]
+    assert list(micro_batches([1, 2, 5], 0, weight=sum)) == [([1, 2, 5], 1.0)]

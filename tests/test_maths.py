@@ -31,11 +31,6 @@ def test_whitening_divides_by_the_biased_deviation_over_real_tokens():
     close(white[MASK], [-1.414214, -0.707107, 0, 0.707107, 1.414214])
 
 
-def test_whitening_can_keep_the_mean():
-    white = whiten(torch.tensor([[1., 2, 3], [4, 5, 9]]), torch.ones(2, 3), shift_mean=False)
-    close(white, [[2.838105, 3.225403, 3.612702], [4, 4.387298, 5.936492]])
-
-
 def test_whitening_equal_numbers_gives_zeros_and_not_nan():
     close(whiten(torch.full((2, 3), 7.0), MASK), torch.zeros(2, 3))
 
@@ -115,8 +110,8 @@ def test_clipping_holds_the_values_on_both_sides():
 PI, REF = torch.tensor([.6, .3, .1]), torch.tensor([.3, .3, .4])
 
 
-@pytest.mark.parametrize("estimator, expected", [("k1", .277259), ("k2", .240227), ("k3", .277259)])
-def test_the_estimators_average_to_the_exact_kl_or_near_it(estimator, expected):
+@pytest.mark.parametrize("estimator, expected", [("k1", .277259), ("k3", .277259)])
+def test_the_estimators_average_to_the_exact_kl(estimator, expected):
     close((PI * kl_penalty(PI.log(), REF.log(), estimator)).sum(), expected)
 
 

@@ -1,6 +1,7 @@
 """The update of ppo.py, its checks on every run, and which model plays which part."""
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -105,7 +106,7 @@ def test_actor_and_critic_are_clipped_each_within_its_own_range(clip, value_clip
     experience = rollout()
     mask, A = experience.response_mask, experience.advantages[experience.response_mask]
     shifted = replace(experience, values=experience.values + 0.3 * mask, logprobs=experience.logprobs - 0.2 * mask)
-    monkeypatch.setattr(monitor, "check_ratio", lambda ratio, tolerance: None)
+    monkeypatch.setattr(monitor, "check_ratio", lambda ratio, bf16: None)
     _, _, metrics = learned(shifted, clip=clip, value_clip=value_clip)
     v, returns = experience.values[mask], experience.returns[mask]
     near = torch.maximum(v, v + 0.3 - value_clip)
@@ -332,7 +333,7 @@ def test_a_run_whose_reference_is_not_its_actor_stops_at_step_zero(run_stage, tr
 
 
 def test_a_run_whose_kl_stays_negative_stops_at_its_third_rollout(run_stage, trained, monkeypatch, quiet):
-    monkeypatch.setattr(monitor, "check_reference", lambda kl, tolerance: None)
+    monkeypatch.setattr(monitor, "check_reference", lambda kl, bf16: None)
     with_reference(monkeypatch, lambda logprobs: logprobs + 1)
     with pytest.raises(UserError, match="clearly negative"):
         run_stage(ppo)
@@ -372,10 +373,14 @@ def test_long_prompts_lose_their_beginning_so_that_the_answer_fits(run_stage, tr
         assert mask.sum() == 3
 
 
-def test_a_rollout_larger_than_the_prompts_is_said_and_one_of_empty_minibatches_refused(run_stage, trained, capsys):
-    run_stage(ppo, steps=1, batch_size=512)
-    assert "--batch_size 512: there are 19 prompts, so a rollout has 19 responses" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--minibatches 7: a rollout has 6 responses, so take at most that"):
+def test_a_rollout_larger_than_the_prompts_responds_to_some_of_them_twice(run_stage, trained, seen):
+    run_stage(ppo, steps=1, batch_size=44)                      # of 19 prompts
+    rows = Counter(str(row[keep].tolist()) for row, keep in zip(seen[0]["prompts"], seen[0]["mask"]))
+    assert len(rows) == 19 and sorted(rows.values()) == [2] * 13 + [3] * 6
+
+
+def test_empty_minibatches_are_refused(run_stage, trained):
+    with pytest.raises(UserError, match="--minibatches 7: must be at most --batch_size, which is 6"):
         run_stage(ppo, steps=1, batch_size=6, minibatches=7)
 
 

@@ -12,7 +12,7 @@ import sft
 import tiny
 from support import UserError
 from support.files import write_whole
-from support.resume import Resume
+from support.loop import Loop
 from support.runs import find_model, run_folder
 
 
@@ -88,15 +88,18 @@ def test_a_checkpoint_brings_the_random_numbers_back(tmp_path):
     torch.manual_seed(7)
     part = torch.nn.Linear(2, 1)
     weights = part.weight.detach().clone()
-    Resume(tmp_path, ppo.Config(), part=part).save(step=3, tensors={"a": torch.ones(2)})
+    loop = Loop(tmp_path, 9, ppo.Config(), {"kl_coef": 0.3}, part=part)
+    loop.step = 3
+    loop.save()
     expected = torch.rand(3)
     torch.manual_seed(8)
     other = torch.nn.Linear(2, 1)
     torch.manual_seed(9)
-    state = Resume(tmp_path, ppo.Config(), part=other).load()
+    values = {"kl_coef": 0.1}
+    resumed = Loop(tmp_path, 9, ppo.Config(resume=True), values, part=other)
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(other.weight, weights)
-    assert state["step"] == 3 and set(state) == {"step", "tensors", "train"}
+    assert resumed.step == 3 and values == {"kl_coef": 0.3}
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):

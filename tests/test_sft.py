@@ -159,7 +159,8 @@ def test_gradients_are_clipped_to_one_and_zeroed_in_the_loop(run_stage, monkeypa
         return norm
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
     monkeypatch.setattr(sft, "sft_loss", lambda *given: 100 * sft_loss(*given))
-    run_stage(sft, lr=0.0, pretrain_lr=0.0, batch_size=1000)    # lr 0 and all examples: the same gradient every step
+    monkeypatch.setattr(sft, "minibatch", lambda examples, *given: examples)
+    run_stage(sft, lr=0.0, pretrain_lr=0.0)                     # lr 0 and all examples: the same gradient every step
     assert len(norms) == 8 and norms[0][0] > 1
     for before, after in norms:
         assert after == pytest.approx(min(before, 1.0), rel=1e-4)

@@ -22,6 +22,7 @@ from support import UserError
 from data.batches import pad
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
+from support.chat import talk
 from support.trainable import set_trainable
 from tiny import BLOCK, EOS, ROWS, VOCAB, close, critic, model, words
 
@@ -515,5 +516,5 @@ def test_gpt2_can_be_talked_to_by_its_name(hub, known, tmp_path, monkeypatch, ca
     questions = iter(["Is owl a bird?", ""])
     monkeypatch.setattr("builtins.input", lambda prompt: next(questions))
     monkeypatch.setattr(sys, "argv", ["gpt.py", "gpt2"])
-    gpt.main()
+    talk(GPT, Tokenizer)
     assert "Assistant:" in capsys.readouterr().out

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import torch
 
 from data.tokenizer import WORDS, Tokenizer
-from gpt import GPT, GPTConfig, ScalarGPT
+from gpt import GPT, ScalarGPT
 from ppo import Config
+from support.loop import Loop
 
 VOCAB, EOS, BLOCK = 11, 10, 24
 
@@ -27,7 +28,7 @@ def model(kind=GPT, seed=0, scale=0.4, **changes):
     which mistakes can hide."""
     torch.manual_seed(seed)
     shape = dict(vocab_size=VOCAB, block_size=BLOCK, n_layer=2, n_head=2, n_embd=8, eos_token_id=EOS)
-    made = kind(GPTConfig(**{**shape, **changes}))
+    made = kind(kind.Config(**{**shape, **changes}))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(scale * torch.randn(parameter.shape))
@@ -61,23 +62,22 @@ def words(rows=ROWS):
     return Tokenizer.words([bytes([b]) for b in range(256)] + [piece for piece in pieces if len(piece) > 1])
 
 
-class SilentLog:
-    """In place of support.log.Log: keeps what a loop logs, and may stop the loop after `stop` steps."""
+class SilentLoop(Loop):
+    """In place of support.loop.Loop: keeps what a loop logs, and may end the run before step `stop` is logged."""
     runs = {}                   # name of the loop -> {step: metrics}, of the latest run
     stop = None
 
-    def __init__(self, folder, name, steps, start=0):
-        self.steps = SilentLog.runs.setdefault(name, {})
-        self.writer = SimpleNamespace(add_scalar=lambda name, value, step: self.steps.setdefault(step, {}).update({name: value}))
-        self.bar = SimpleNamespace(write=print)
-        self.texts = self.steps.setdefault("texts", [])
+    def open(self):
+        self.logged = SilentLoop.runs.setdefault(self.folder.name, {})
+        self.texts = self.logged.setdefault("texts", [])
+        self.bar = SimpleNamespace(write=print, update=lambda: None)
 
-    def __call__(self, step, metrics, show=()):
-        if step == SilentLog.stop:
+    def log(self, metrics, show=()):
+        if self.step == SilentLoop.stop:
             raise Stop
-        self.steps[step] = {name: torch.as_tensor(value).item() for name, value in metrics.items()}
+        self.logged[self.step] = {name: torch.as_tensor(value).item() for name, value in metrics.items()}
 
-    def text(self, step, name, text):
+    def text(self, name, text):
         self.texts.append(text)
 
     def close(self):
