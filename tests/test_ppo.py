@@ -175,6 +175,25 @@ def test_a_ratio_other_than_one_before_the_first_step_is_an_error():
             check_ratio(torch.tensor([[1.0, wrong]]))
 
 
+def test_in_bf16_the_mean_error_counts_and_not_the_largest():
+    # GPT-2's shapes with weights three times their usual size: a mean |ratio - 1| of 0.01, a largest of 0.05
+    rounded = 1 + 0.01 * torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    rounded[0] = 1.5                                            # among so many, one may be far off
+    check_ratio(rounded, bf16=True)
+    check_reference(rounded - 1, bf16=True)
+    for check, wrong in ((check_ratio, 1 + 0.1 * torch.ones(5)), (check_reference, 0.1 * torch.ones(5)),
+                         (check_ratio, torch.full((5,), math.nan))):
+        with pytest.raises(UserError):
+            check(wrong, bf16=True)
+
+
+def test_in_bf16_a_wrong_temperature_is_found_all_the_same():
+    experience = rollout(temperature=0.7)
+    actor, value_model = model().place("cpu", bf16=True), critic(1)
+    with pytest.raises(UserError, match="ratio"):
+        learn(actor, value_model, sgd(actor, 0.0), sgd(value_model, 0.0), experience, ppo_config(temperature=1.0))
+
+
 def test_learn_finds_a_rollout_that_was_sampled_otherwise():
     with pytest.raises(UserError, match="ratio"):
         learned(rollout(temperature=0.7), temperature=1.0)
