@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean as mean
 
 import torch
 
@@ -82,11 +83,6 @@ def best_of(answers, n):
     return [max(answers[i:i + n], key=lambda answer: answer.proxy) for i in range(0, len(answers), n)]
 
 # ----------------------------------------------------------------------------- numbers
-
-def mean(numbers):
-    numbers = list(numbers)
-    return sum(numbers) / len(numbers)
-
 
 def summary(answers, has_ideal):
     """The row of one model."""

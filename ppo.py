@@ -4,9 +4,9 @@ and the KL penalty keeps it near its start.
     python ppo.py       the toy: about a minute on two cores
 
 Four networks:
-    actor         from sft/     trained   the policy: writes the responses
-    critic        from reward/  trained   the value function: predicts the reward to come
-    reference     sft/          frozen    the policy that the KL is measured from
+    actor         from sft/     trained   writes the responses: the policy
+    critic        from reward/  trained   predicts the reward to come
+    reference     sft/          frozen    what the KL is measured from
     reward model  reward/       frozen    scores finished responses
 
 The reference is frozen because it defines the KL: if it moved along, nothing
@@ -43,29 +43,29 @@ from support.trainable import set_trainable
 
 @dataclass
 class Config(TrainingFlags):    # with the flags of every training script
-    reward_model: str = ""      # folder of one trained elsewhere; default the run's
+    reward_model: str = ""      # folder of another one than the run's
     steps: int = 80             # updates: rollouts of batch_size responses each
     batch_size: int = 128       # responses a rollout
     epochs: int = 2             # passes over a rollout
-    minibatches: int = 4        # steps a pass; with one step in all the ratio would stay 1
-    max_new_tokens: int = 32    # a response that has not ended by then is cut off
+    minibatches: int = 4        # optimiser steps a pass
+    max_new_tokens: int = 32    # then a response is cut off
     temperature: float = 1.0    # of sampling, and so of every log-probability
-    lr: float = 2.5e-4          # the actor's: faster, it settles before it has explored
-    critic_lr: float = 2e-3     # higher, because the critic's errors look like advantages
-    kl_coef: float = 0.05       # β, reward given up per nat of KL to the reference
-    kl_target: float = 0.0      # nats a response; above 0, β adapts towards this KL
+    lr: float = 2.5e-4          # faster, the actor settles too early
+    critic_lr: float = 2e-3     # higher: its errors look like advantages
+    kl_coef: float = 0.05       # β, reward given up per nat of KL
+    kl_target: float = 0.0      # nats a response; if above 0, β adapts to it
     kl_horizon: float = 10_000  # responses over which β adapts
     gamma: float = 1.0          # γ, the discount: responses are short, so none
     lam: float = 0.95           # λ of GAE: 1 trusts the rewards, 0 the critic
     clip: float = 0.2           # ε, of the probability ratio
-    value_clip: float = 0.2     # of the critic's move away from its rollout value
+    value_clip: float = 0.2     # of the value's move in an update
     missing_eos_score: float = -1.0     # of an unfinished response, in deviations
-    sample_every: int = 10      # updates between two looks at the same test prompts
+    sample_every: int = 10      # updates between two looks at test prompts
 
 # -------------------- the mathematics
 
 def masked_mean(x, mask):
-    """Mean of x (B, R) over the real tokens: not over pads, which depend on other rows."""
+    """Mean of x (B, R) over the real tokens; pads depend on the other rows."""
     return x.where(mask.bool(), 0.0).sum() / mask.sum()     # 0 * NaN would be NaN
 
 
@@ -112,8 +112,8 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
     -min(ρA, clip(ρ, 1-ε, 1+ε)A) with ρ = π(token) / π_old(token). Once ρ has moved
     by more than ε in the direction of A, the gradient is 0: no gain in going on. The
-    clip does nothing while ρ is within ε of 1, and nothing when ρ has moved against A:
-    then the whole gradient pulls it back. Returns the loss, the share of tokens clipped.
+    clip does nothing while ρ is within ε of 1, and nothing when ρ has moved against
+    A: then the whole gradient pulls it back. Returns the loss, the share clipped.
     """
     ratio = torch.exp((logprobs - old_logprobs).where(mask.bool(), 0.0))  # (B, R)
     plain = -advantages * ratio                     # (B, R)
@@ -123,8 +123,8 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
 
 def value_loss(values, old_values, returns, mask, clip):
-    """Half the squared error, or that of the value clipped to its rollout value ± clip if
-    that is worse (as in PPO's code). Arguments (B, R). Returns as policy_loss does."""
+    """Half the squared error, or that of the value clipped to its rollout value ± clip,
+    if that is worse (as in PPO's code). Arguments and results as in policy_loss."""
     near = torch.clamp(values, old_values - clip, old_values + clip)  # (B, R)
     plain = (values - returns) ** 2                 # (B, R)
     clipped = (near - returns) ** 2                 # (B, R)
@@ -141,7 +141,7 @@ def adapt_kl_coef(kl_coef, kl, target, horizon, responses):
 # -------------------- the four networks
 
 def four_models(sft, rm, train, device, bf16):
-    """From the folders of the SFT and the reward model; on "meta", without weights."""
+    """From the folders of SFT and reward model; on "meta", without weights."""
     actor = GPT.from_pretrained(sft, device, bf16)
     critic = ScalarGPT.from_pretrained(rm, device, bf16)
     reference = GPT.from_pretrained(sft, device, bf16, frozen=True)
@@ -152,22 +152,22 @@ def four_models(sft, rm, train, device, bf16):
 
 
 def state_values(critic, ids, mask, R):
-    """V(s_t) (B, R), s_t the state in which each of the last R tokens was chosen."""
+    """V(s_t) (B, R) of the states in which the last R tokens were chosen."""
     return critic(ids, mask)[:, -R - 1:-1]
 
 # -------------------- 1 to 4: the rollout
 
 @dataclass
 class Experience:
-    """One rollout. Beyond a response's end ids mean nothing, other numbers are 0."""
+    """One rollout. Beyond a response's end the numbers are 0; ids mean nothing."""
     ids: torch.Tensor             # (B, P+R) prompt and response
     mask: torch.Tensor            # (B, P+R) True on real tokens
-    response_mask: torch.Tensor   # (B, R) True on actions: up to and including <|endoftext|>
-    logprobs: torch.Tensor        # (B, R) log π_old of each action, as sampled, nats
-    ref_logprobs: torch.Tensor    # (B, R) log π_ref of the same actions, nats
+    response_mask: torch.Tensor   # (B, R) True on actions, <|endoftext|> included
+    logprobs: torch.Tensor        # (B, R) log π_old of the actions, nats
+    ref_logprobs: torch.Tensor    # (B, R) log π_ref of the actions, nats
     values: torch.Tensor          # (B, R) V(state before the action)
     scores: torch.Tensor          # (B) the reward model's, or missing_eos_score
-    rewards: torch.Tensor         # (B, R) -β KL, and the score at the last action
+    rewards: torch.Tensor         # (B, R) -β KL, the score at the last action
     advantages: torch.Tensor      # (B, R) whitened over the whole rollout
     returns: torch.Tensor         # (B, R) what the critic should have predicted
 
@@ -181,33 +181,33 @@ class Experience:
 @torch.no_grad()
 def make_experience(actor, critic, reference, reward_model,
                     prompts, prompt_mask, kl_coef, cfg):
-    """Respond to left-padded prompts (B, P) and compute all that the update needs."""
-    # 1  Sample from the whole distribution: with top-k, another policy would have acted.
+    """Respond to left-padded prompts (B, P), and compute what the update needs."""
+    # 1  Sample from the whole distribution: with top-k it would not be π that acts.
     tokens, response_mask, logprobs = actor.generate(
         prompts, prompt_mask, cfg.max_new_tokens, cfg.temperature)  # 3 x (B, R)
-    ids = torch.cat([prompts, tokens], dim=1)               # (B, P+R)
-    mask = torch.cat([prompt_mask, response_mask], dim=1)   # (B, P+R)
+    ids = torch.cat([prompts, tokens], dim=1)           # (B, P+R)
+    mask = torch.cat([prompt_mask, response_mask], dim=1)  # (B, P+R)
     B, R = tokens.shape
 
     # 2  The other three networks read the same tokens, a few rows at a time.
     size = cfg.micro_batch_size or B
     scores, values, ref_logprobs = [], [], []
     for part, real in zip(ids.split(size), mask.split(size)):
-        scores.append(reward_model.reward(part, real))      # (rows)
+        scores.append(reward_model.reward(part, real))  # (rows)
         values.append(state_values(critic, part, real, R))  # (rows, R)
         ref_logprobs.append(response_logprobs(
-            reference, part, real, R, cfg.temperature))     # (rows, R)
-    logprobs = logprobs * response_mask                     # (B, R), 0 beyond the end
-    values = torch.cat(values) * response_mask              # (B, R)
+            reference, part, real, R, cfg.temperature))  # (rows, R)
+    logprobs = logprobs * response_mask                 # (B, R), 0 beyond the end
+    values = torch.cat(values) * response_mask          # (B, R)
     ref_logprobs = torch.cat(ref_logprobs) * response_mask  # (B, R)
 
     # 3  Each token pays for its KL; the score comes with the last one. An unfinished
     #    response gets a fixed low score instead, so the actor learns to stop.
     is_eos = (tokens == actor.config.eos_token_id) & response_mask  # (B, R)
     scores = torch.where(is_eos.any(1), torch.cat(scores), cfg.missing_eos_score)
-    rewards = -kl_coef * kl_penalty(logprobs, ref_logprobs)     # (B, R)
+    rewards = -kl_coef * kl_penalty(logprobs, ref_logprobs)  # (B, R)
     rows, last = torch.arange(B, device=ids.device), response_mask.sum(1) - 1
-    rewards[rows, last] += scores                           # at B of the B x R tokens
+    rewards[rows, last] += scores                       # (B)
 
     # 4  Which actions did better than the critic expected?
     advantages, returns = gae(rewards, values, cfg.gamma, cfg.lam)  # 2 x (B, R)
@@ -221,7 +221,7 @@ def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
     """A few epochs of clipped steps on one rollout. Returns their mean metrics."""
     monitor = UpdateMonitor(actor)
     B, R = experience.response_mask.shape
-    actions = lambda part: part.response_mask.sum()         # that a loss is the mean over
+    actions = lambda part: part.response_mask.sum()     # a loss is their mean
     for _ in range(cfg.epochs):
         for rows in torch.randperm(B).tensor_split(cfg.minibatches):
             batch = experience[rows]

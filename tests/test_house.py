@@ -70,3 +70,8 @@ def test_the_readme_counts_the_lines_of_today():
 def test_the_readme_comes_to_the_point():
     before = (ROOT / "README.md").read_text().partition("```\npython3 -m venv")[0]
     assert len(before.split()) <= 100 and len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def test_ppo_is_read_without_long_lines():
+    widths = [len(line) for line in (ROOT / "ppo.py").read_text().splitlines() if line.strip()]
+    assert sum(widths) / len(widths) <= 60
