@@ -10,8 +10,8 @@ Four networks:
     reward model  reward/       frozen    scores finished responses
 
 The reference is frozen because it defines the KL: if it moved along, nothing
-would keep the actor near the SFT model. The reward model is frozen because a
-judge that learned along would learn to please the actor.
+would keep the actor near the SFT model. The reward model is frozen because, if
+it learned along, it would learn to please the actor.
 
 One update: 1 sample responses, 2 let the other three networks read them, 3 turn
 scores and KL into rewards per token, 4 turn rewards into advantages, 5 take a few
@@ -58,7 +58,7 @@ class Config(TrainingFlags):    # with the flags of every training script
     gamma: float = 1.0          # γ, the discount: responses are short, so none
     lam: float = 0.95           # λ of GAE: 1 trusts the rewards, 0 the critic
     clip: float = 0.2           # ε, of the probability ratio
-    value_clip: float = 0.2     # of the value's move in an update
+    value_clip: float = 0.2     # of a value's move
     missing_eos_score: float = -1.0     # of an unfinished response, in deviations
     sample_every: int = 10      # updates between two looks at test prompts
 
