@@ -79,9 +79,9 @@ def whiten(x, mask):
 def kl_penalty(logprobs, ref_logprobs, estimator="k1"):
     """KL(actor ‖ reference) of each token (B, R), in nats, estimated from the one sampled.
 
-    With d = log π_ref - log π, k1 = -d is unbiased but noisy, k3 = eᵈ - 1 - d is unbiased
-    and never negative (Schulman, "Approximating KL Divergence"). The penalty is k1: summed
-    over a response it is log π(y) - log π_ref(y), the very KL term of the objective.
+    With d = log π_ref - log π, k1 = -d is unbiased but noisy, k3 = eᵈ - 1 - d unbiased and
+    never negative (Schulman, "Approximating KL Divergence"). The penalty is k1: summed over
+    a response it is log π(y) - log π_ref(y), the KL term of the objective.
     """
     d = ref_logprobs - logprobs                     # (B, R)
     return {"k1": -d, "k3": torch.expm1(d) - d}[estimator]
