@@ -62,7 +62,7 @@ class Config(TrainingFlags):    # with the flags of every training script
     missing_eos_score: float = -1.0     # of an unfinished response, in deviations
     sample_every: int = 10      # updates between two looks at test prompts
 
-# -------------------- the mathematics
+# ---------- the mathematics
 
 def masked_mean(x, mask):
     """Mean of x (B, R) over the real tokens; pads depend on the other rows."""
@@ -138,7 +138,7 @@ def adapt_kl_coef(kl_coef, kl, target, horizon, responses):
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * responses / horizon)
 
-# -------------------- the four networks
+# ---------- the four networks
 
 def four_models(sft, rm, train, device, bf16):
     """From the folders of SFT and reward model; on "meta", without weights."""
@@ -155,7 +155,7 @@ def state_values(critic, ids, mask, R):
     """V(s_t) (B, R) of the states in which the last R tokens were chosen."""
     return critic(ids, mask)[:, -R - 1:-1]
 
-# -------------------- 1 to 4: the rollout
+# ---------- 1 to 4: the rollout
 
 @dataclass
 class Experience:
@@ -215,7 +215,7 @@ def make_experience(actor, critic, reference, reward_model,
     return Experience(ids, mask, response_mask, logprobs, ref_logprobs,
                       values, scores, rewards, advantages, returns)
 
-# -------------------- 5: the update
+# ---------- 5: the update
 
 def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
     """A few epochs of clipped steps on one rollout. Returns their mean metrics."""
@@ -243,7 +243,7 @@ def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
                          take_step(critic, critic_optimizer))
     return monitor.means()
 
-# -------------------- 6, and the loop
+# ---------- 6, and the loop
 
 def train(actor, critic, reference, reward_model,
           prompts, samples, folder, cfg, device):
