@@ -1,45 +1,110 @@
-"""What every notebook begins with: the scripts on the path, and models to look at.
+"""What every lesson begins with: the scripts on the path, models to look at, and checks of what you write.
 
-`toy_run("sft", "reward")` is the folder of a run that holds these models: `out/toy` if you have trained there with
-today's vocabulary, else a temporary folder in which the scripts' own `main` trains smaller ones now.
+`toy_run` and `practised` train what a lesson needs when it is first asked for, and keep it in out/notebooks, where the
+next kernel finds it. These models are the lessons' own: smaller than the scripts' default run, always of seed 0. To
+have them trained anew, delete that folder.
 """
+import json
 import os
+import subprocess
 import sys
-import tempfile
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO))               # the notebooks import the scripts, which lie one folder up
-os.environ["TQDM_DISABLE"] = "1"            # a progress bar would fill a saved notebook with its frames
+sys.path.insert(0, str(REPO))               # the lessons import the scripts, which lie one folder up
 
 import torch
+from IPython.display import clear_output
 
 import data
-import reward
-import sft
+import ppo
+from data.batches import minibatch, pad
 from data.tokenizer import Tokenizer
+from data.toy_world import is_ideal, judge
+from gpt import GPT, ScalarGPT
+from support.optimizer import adamw, set_learning_rate
 
 torch.set_num_threads(1)                    # for models as small as these, more threads only wait for each other
 
-TEMPORARY = tempfile.TemporaryDirectory(prefix="plainrlhf-")
+OWN = Path(os.environ.get("LESSONS_RUN", REPO / "out" / "notebooks"))
+COMMANDS = {"base": "sft.py --pretrain_steps 800 --steps 400", "sft": "sft.py --pretrain_steps 800 --steps 400",
+            "reward": "reward.py --steps 500"}
+
+# ----------------------------------------------------------------------------- models
 
 
-def toy_run(*stages):
-    """The folder of a toy run with these stages: some of "base", "sft", "reward"."""
-    run, today = REPO / "out" / "toy", data.tokenizer_for("toy").fingerprint
-    if all((run / stage / "config.json").exists() and Tokenizer.load(run / stage).fingerprint == today for stage in stages):
-        print("using the models in out/toy")
-        return run
-    run = Path(TEMPORARY.name)
-    steps = 1 if set(stages) == {"base"} else 400
-    with redirect_stdout(StringIO()):
-        sft.main(sft.Config(run=str(run), pretrain_steps=800, steps=steps))
-        if "reward" in stages:
-            reward.main(reward.Config(run=str(run), steps=400))
-    print("no fitting models in out/toy, so small ones were trained in a temporary folder")
-    return run
+def show(text):
+    """One line below the cell, in the place of the one before."""
+    clear_output(wait=True)
+    print(text, flush=True)
+
+
+def toy_run(*stages, run=None):
+    """The folder of a run with these stages, some of "base", "sft" and "reward": by default the lessons' own, where
+    what is missing is trained now. `run="../out/toy"` looks at your models, and changes all numbers of the lesson."""
+    folder, today = Path(run or OWN), data.tokenizer_for("toy").fingerprint
+    for stage in stages:
+        there = (folder / stage / "config.json").exists() and Tokenizer.load(folder / stage).fingerprint == today
+        if not there and run:
+            raise SystemExit(f"{folder}/{stage}: no model with today's vocabulary, so train one there first")
+        if not there:
+            train(f"{COMMANDS[stage]} --run {folder}")
+    show(f"models: {'yours, in ' + str(run) if run else 'the lessons’ own, in out/notebooks'}")
+    return folder
+
+
+def train(command):
+    """Run a script as you would in a terminal, and show its progress bar."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen([sys.executable, *command.split()], cwd=REPO, env=environment, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    lines = []
+    for line in filter(str.strip, process.stdout):          # a bar ends each of its states with \r, which is a line, too
+        lines.append(line.strip())
+        show(f"python {command}\n{lines[-1]}")
+    if process.wait():
+        raise SystemExit("\n".join(lines[-5:]))
+
+
+def practised(kl_coef=0.05, fast=False):
+    """Actor and critic after PPO on the lessons' own models, and what happened on the way: actor, critic,
+    [{"score", "judge", "ideal", "kl", "entropy", "length"} of each rollout].
+
+    As ppo.py does it by default; `fast` takes half the answers, in two minibatches, at four times the actor's rate."""
+    settings = {"batch_size": 64, "minibatches": 2, "lr": 1e-3} if fast else {}
+    folder = OWN / f"ppo{'-fast' * fast}-{kl_coef}"
+    if not (folder / "history.json").exists():
+        practise(toy_run("sft", "reward"), folder, ppo.Config(kl_coef=kl_coef, **settings))
+    show(f"{'a fast run' if fast else 'a run'} of PPO with β = {kl_coef}: the lessons’ own, in out/notebooks")
+    history = json.loads((folder / "history.json").read_text())
+    return GPT.from_pretrained(folder / "actor"), ScalarGPT.from_pretrained(folder / "critic"), history
+
+
+def practise(run, folder, cfg):
+    """The loop of ppo.py, with the judge listening."""
+    actor, critic, *frozen = ppo.four_models(run / "sft", run / "reward", cfg.train, torch.device("cpu"), False)
+    optimizers = adamw(actor), adamw(critic)
+    tokenizer, prompts, history = Tokenizer.load(run / "sft"), data.load("toy")[0].prompts, []
+    torch.manual_seed(0)
+    for step in range(cfg.steps):
+        for optimizer, peak in zip(optimizers, (cfg.lr, cfg.critic_lr)):
+            set_learning_rate(optimizer, peak, step, cfg.steps)
+        asked = minibatch(prompts, cfg.batch_size, step, cfg.seed)
+        ids, mask = pad([tokenizer.encode(prompt) for prompt in asked], left=True)              # (B, P)
+        e = ppo.make_experience(actor, critic, *frozen, ids, mask, cfg.kl_coef, cfg)
+        metrics = ppo.learn(actor, critic, *optimizers, e, cfg)
+        said = [tokenizer.decode(row[real].tolist())
+                for row, real in zip(e.ids[:, ids.shape[1]:], e.response_mask)]
+        numbers = {"score": e.scores, "judge": list(map(judge, asked, said)), "ideal": list(map(is_ideal, asked, said)),
+                   "kl": (e.logprobs - e.ref_logprobs).sum(1), "length": e.response_mask.sum(1)}
+        history.append({name: torch.as_tensor(x).float().mean().item() for name, x in numbers.items()}
+                       | {"entropy": metrics["policy/entropy"]})
+        show(f"PPO with β = {cfg.kl_coef}: update {step + 1} of {cfg.steps}")
+    actor.save_pretrained(folder / "actor", tokenizer)
+    critic.save_pretrained(folder / "critic", tokenizer)
+    (folder / "history.json").write_text(json.dumps(history))
+
+# ----------------------------------------------------------------------------- exercises
 
 
 def check(given, is_right, praise, hint):
@@ -48,7 +113,26 @@ def check(given, is_right, praise, hint):
         print("Not done yet.")
         return
     try:
-        right = bool(is_right(given))
-    except Exception:                       # a list where a number is asked for is no crash, but a wrong answer
-        right = False
-    print(f"Right. {praise}" if right else f"Not yet. {hint}")
+        right = is_right(given)
+    except NotImplementedError:
+        print("Not done yet.")
+    except Exception as error:              # of the learner's own code: it is part of the lesson, and told as such
+        print(f"It stopped with {type(error).__name__}: {error}")
+    else:
+        print(f"Right. {praise}" if right else f"Not yet. {hint}")
+
+
+def same(mine, real, cases):
+    """Whether two functions agree on all cases, lists of arguments; says where they differ."""
+    for case in cases:
+        got, wanted = mine(*case), torch.as_tensor(real(*case))
+        if got is None:
+            raise NotImplementedError       # the body is still `...`
+        got = torch.as_tensor(got)
+        if got.shape != wanted.shape:
+            print(f"Yours has the shape {tuple(got.shape)}, it should be {tuple(wanted.shape)}.")
+            return False
+        if not torch.allclose(got.to(wanted.dtype), wanted, atol=1e-5):
+            print(f"The largest difference is {(got - wanted).abs().max():.3g}.")
+            return False
+    return True

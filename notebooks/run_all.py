@@ -13,20 +13,26 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).resolve().parent
 
 
-def execute(path):
-    """The notebook in `path`, executed as if all its cells were run one by one; the file is left alone.
-    Raises nbclient.exceptions.CellExecutionError where a cell fails."""
+def read(path):
+    """The notebook in `path`, without the times of day at which its cells ran: they would change it at every run."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)        # times of day would change the file at every run
+        cell.metadata.pop("execution", None)
+    return notebook
+
+
+def execute(notebook):
+    """Run all cells, one by one, and put what they print into the notebook. Raises CellExecutionError where one fails."""
     NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False, extra_arguments=["--log-level=ERROR"],
                    resources={"metadata": {"path": str(FOLDER)}}).execute()
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if svg := output.get("data", {}).get("image/svg+xml"):      # a picture in one line makes a smaller file
+            output.data["image/svg+xml"] = " ".join(svg.split())
     return notebook
 
 
 if __name__ == "__main__":
     for path in map(Path, sys.argv[1:] or sorted(FOLDER.glob("*.ipynb"))):
         start = time.time()
-        notebook = execute(path)
-        nbformat.write(notebook, path)
-        print(f"{path.name}: {time.time() - start:.0f} s, {path.stat().st_size / 1000:.0f} kB")
+        nbformat.write(execute(read(path)), path)
+        print(f"{path.name}: {time.time() - start:.0f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)

@@ -3,17 +3,22 @@ import ast
 import importlib
 import inspect
 import json
+import os
+import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SCRIPTS = ["gpt", "sft", "reward", "ppo", "evaluate", "data", *sorted(
     f"{folder}.{path.stem}" for folder in ("data", "support") for path in (FOLDER.parent / folder).glob("*.py") if path.stem != "__init__")]
+
+SOLUTION = "<summary>Solution</summary>"
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -28,6 +33,17 @@ def sources(path, kind="code"):
 
 def outputs(path):
     return [output for cell in cells(path, "code") for output in cell["outputs"]]
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def solutions(notebook):
+    """{place of the cell for the answer: what the folded solution above it writes there}."""
+    code = re.compile(r"```python\n(.*?)\n```", re.DOTALL)
+    return {place + 1: code.search(cell.source.partition(SOLUTION)[2])[1]
+            for place, cell in enumerate(notebook.cells) if cell.cell_type == "markdown" and SOLUTION in cell.source}
 
 
 def complaints(found):
@@ -51,8 +67,8 @@ def defined(code):
             yield node.id
 
 
-def test_the_four_lessons_are_there():
-    assert {"1_gpt", "2_sft", "3_reward", "4_ppo"} <= {path.stem for path in NOTEBOOKS}
+def test_the_five_lessons_are_there():
+    assert {"1_gpt", "2_sft", "3_reward", "4_policy_gradient", "5_ppo"} <= {path.stem for path in NOTEBOOKS}
 
 
 @each
@@ -66,18 +82,26 @@ def test_defines_nothing_that_a_script_exports(path):
 @each
 def test_is_a_lesson_of_small_steps(path):
     lines = [len(code.splitlines()) for code in sources(path)]
-    assert 30 <= len(cells(path, "code")) + len(cells(path, "markdown")) <= 55
-    assert max(lines) <= 20 and statistics.median(lines) <= 6
+    assert len(lines) >= 20 and max(lines) <= 20 and statistics.median(lines) <= 6
     assert max(len(line) for code in sources(path) for line in code.splitlines()) <= 100    # wider is cut off on a page
     assert sum(isinstance(node, ast.Assert) for code in sources(path) for node in ast.walk(ast.parse(code))) >= 8
 
 
 @each
-def test_has_exercises_with_folded_solutions(path):
+def test_each_cell_is_announced_and_none_checks_in_silence(path):
+    kinds = [cell["cell_type"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    assert ("code", "code") not in zip(kinds, kinds[1:])
+    silent = [source for source, cell in zip(sources(path), cells(path, "code")) if "assert" in source and not cell["outputs"]]
+    assert not silent
+
+
+@each
+def test_has_exercises_with_hints_and_folded_solutions(path):
     checks = sum(code.count("prepare.check(") for code in sources(path))
-    places = sum(code.strip().endswith("= ...") for code in sources(path))
-    folded = sum(note.count("<details>") for note in sources(path, "markdown"))
-    assert 3 <= checks <= 5 and checks == places == folded
+    folded = [note for note in sources(path, "markdown") if SOLUTION in note]
+    assert 3 <= checks <= 5 and checks == len(folded) == len(solutions(read(path)))
+    assert all("<summary>Hint" in note for note in folded)
+    assert sum("def my_" in note for note in folded) >= 2 and sum(note.count("## Three questions") for note in sources(path, "markdown")) == 1
 
 
 @each
@@ -85,7 +109,7 @@ def test_is_committed_with_its_outputs(path):
     counts = [cell["execution_count"] for cell in cells(path, "code")]
     assert counts == list(range(1, len(counts) + 1)), "run `python notebooks/run_all.py`"
     assert not complaints(outputs(path))
-    assert sum("image/png" in output.get("data", {}) for output in outputs(path)) >= 3
+    assert sum("image/svg+xml" in output.get("data", {}) for output in outputs(path)) >= 3
     assert path.stat().st_size < 500_000
 
 
@@ -94,21 +118,82 @@ def test_needs_no_network(path):
     code = "\n".join(sources(path))
     assert not [word for word in ("http:", "https:", "urllib", "requests", "urlopen", "!pip", "%pip") if word in code]
 
+# ----------------------------------------------------------------------------- prepare.py
 
-@pytest.mark.parametrize("given, said", [("...", "Not done yet."), ("3", "Right."), ("4", "Not yet."), ("'three'", "Not yet.")])
-def test_a_check_tells_right_from_wrong(given, said):
-    # In a process of its own: a notebook silences progress bars for its whole process.
-    program = f"import prepare; prepare.check({given}, lambda given: given - 3 == 0, 'Yes.', 'Count again.')"
-    ran = subprocess.run([sys.executable, "-c", program], cwd=FOLDER, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0 and ran.stdout.startswith(said), ran.stdout + ran.stderr
+
+def run_python(program, **environment):
+    """In a process of its own, in which no other test has imported anything."""
+    return subprocess.run([sys.executable, "-c", program], cwd=FOLDER, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, **environment})
+
+
+def test_a_check_tells_right_from_wrong_and_both_from_an_exception():
+    ran = run_python("""
+import torch, prepare
+def unfinished(x): ...
+for given in (..., 3, 4, "three"):
+    prepare.check(given, lambda given: given - 3 == 0, "Yes.", "Count again.")
+for mine in (unfinished, lambda x: 2 * x, lambda x: x, lambda x: x[:1], lambda x: x.no_such_thing):
+    prepare.check(mine, lambda mine: prepare.same(mine, lambda x: 2 * x, [(torch.ones(2),)]), "Yes.", "Twice x.")
+""")
+    assert ran.stdout.splitlines() == [
+        "Not done yet.", "Right. Yes.", "Not yet. Count again.",
+        "It stopped with TypeError: unsupported operand type(s) for -: 'str' and 'int'",
+        "Not done yet.", "Right. Yes.", "The largest difference is 1.", "Not yet. Twice x.",
+        "Yours has the shape (1,), it should be (2,).", "Not yet. Twice x.",
+        "It stopped with AttributeError: 'Tensor' object has no attribute 'no_such_thing'"], ran.stderr
+
+
+def test_models_are_trained_once_and_say_whose_they_are(tmp_path):
+    ran = run_python("""
+import prepare
+prepare.COMMANDS["base"] = "sft.py --pretrain_steps 1 --steps 1 --n_layer 1 --n_embd 8 --n_head 1"
+prepare.toy_run("base")
+prepare.COMMANDS["base"] = prepare.COMMANDS["reward"] = "sft.py --no_such_flag 1"
+prepare.toy_run("base")                     # found again
+prepare.toy_run("base", run=prepare.OWN)
+prepare.toy_run("reward")
+""", LESSONS_RUN=str(tmp_path))
+    assert "held-out loss" in ran.stdout and ran.stdout.count("the lessons’ own") == 2 and "yours" in ran.stdout
+    assert ran.returncode == 1 and "no_such_flag" in ran.stderr and "Traceback" not in ran.stderr
+
+# ----------------------------------------------------------------------------- the lessons run
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    """One folder for the models of all lessons and of both passes, made by today's code."""
+    return tmp_path_factory.mktemp("lessons")
+
+
+@pytest.fixture
+def run_all(monkeypatch, trained_once):
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setenv("LESSONS_RUN", str(trained_once))
+    return importlib.import_module("run_all")
+
+
+def printed(notebook):
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
 @pytest.mark.notebooks
 @each
-def test_runs_from_top_to_bottom(path, monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    run_all = importlib.import_module("run_all")
+def test_runs_from_top_to_bottom(path, run_all):
     before = path.read_bytes()
-    notebook = run_all.execute(path)
-    assert not complaints(output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+    notebook = run_all.execute(run_all.read(path))
+    said = [output["text"] for output in printed(notebook) if output.get("text", "").startswith("Not done yet.")]
+    assert not complaints(printed(notebook)) and len(said) == len(solutions(notebook))
     assert path.read_bytes() == before
+
+
+@pytest.mark.notebooks
+@each
+def test_every_folded_solution_is_right(path, run_all):
+    notebook = run_all.read(path)
+    filled_in = solutions(notebook)
+    for place, solution in filled_in.items():
+        notebook.cells[place].source = solution
+    run_all.execute(notebook)
+    said = [output["text"] for output in printed(notebook) if "Right. " in output.get("text", "")]
+    assert not complaints(printed(notebook)) and len(said) == len(filled_in)
