@@ -24,6 +24,7 @@ from data.batches import pad
 from data.encode import encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT, response_logprobs
+from support.card import add_evaluation
 from support.command_line import Flags, launch, start
 from support.files import write_whole
 from support.runs import find_model
@@ -109,17 +110,19 @@ def win_rate(ours, theirs, seed=0):
 
 # ----------------------------------------------------------------------------- what a person reads
 
-def show_table(models, win_rates, judge_name):
-    print(f"\n{'':12}{'score':>8}{'ideal':>8}{'proxy':>8}{'eos':>8}{'length':>8}{'KL':>8}   (judge: {judge_name})")
+def table(models, win_rates, judge_name):
+    """The numbers as text: a row a model, then who wins."""
+    lines = [f"{'':12}{'score':>8}{'ideal':>8}{'proxy':>8}{'eos':>8}{'length':>8}{'KL':>8}   (judge: {judge_name})"]
     for name, row in models.items():
         ideal = "-" if row["ideal"] is None else f"{row['ideal']:.1%}"
-        print(f"{name:12}{row['score']:8.2f}{ideal:>8}{row['proxy']:8.2f}{row['eos_rate']:8.1%}{row['length']:8.1f}"
-              f"{round(row['kl'], 2) + 0.0:8.2f}")                 # + 0.0: no "-0.00"
-    print()
+        lines.append(f"{name:12}{row['score']:8.2f}{ideal:>8}{row['proxy']:8.2f}{row['eos_rate']:8.1%}"
+                     f"{row['length']:8.1f}{round(row['kl'], 2) + 0.0:8.2f}")      # + 0.0: no "-0.00"
+    lines.append("")
     for name, row in win_rates.items():
         low, high = row["ci95"]
-        print(f"{name.replace('_vs_', ' vs '):18} wins {row['win']:6.1%}  ties {row['tie']:6.1%}  "
-              f"losses {row['loss']:6.1%}   rate {row['rate']:.1%}  [{low:.1%}, {high:.1%}]")
+        lines.append(f"{name.replace('_vs_', ' vs '):18} wins {row['win']:6.1%}  ties {row['tie']:6.1%}  "
+                     f"losses {row['loss']:6.1%}   rate {row['rate']:.1%}  [{low:.1%}, {high:.1%}]")
+    return "\n".join(lines)
 
 
 def show_samples(answers, count=6):
@@ -161,7 +164,10 @@ def main(cfg):
     win_rates = {f"{a}_vs_{b}": win_rate(answers[a], answers[b]) for a, b in pairs if b in answers}
 
     show_samples(answers)
-    show_table(rows, win_rates, judge_name)
+    text = table(rows, win_rates, judge_name)
+    print("\n" + text)
+    for stage in (*stages, "reward"):
+        add_evaluation(run / stage, cfg, text)
     if cfg.json:
         numbers = {"judge": judge_name, "data": cfg.data, "run": str(run), "prompts": len(prompts),
                    "samples": cfg.samples, "models": rows, "win_rates": win_rates}

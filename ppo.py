@@ -292,8 +292,8 @@ def main(cfg):
     shown = pad(minibatch(shown, 4, 0, cfg.seed), left=True, device=device)
     samples = Samples(reference, *shown, tokenizer, cfg)
     train(*models, prompts, samples, run / "ppo", cfg, device)
-    critic.save_pretrained(run / "ppo" / "critic", tokenizer)
-    finish(actor, tokenizer, run / "ppo")
+    finish(critic, tokenizer, run / "ppo" / "critic", cfg)
+    finish(actor, tokenizer, run / "ppo", cfg)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def main(cfg):
     samples = minibatch(prompts, cfg.normalise_samples, 0, cfg.seed)
     mean, std = fit_normalisation(model, sft, samples, cfg, device)
     print(f"scores of SFT completions: mean {mean:.2f}, standard deviation {std:.2f}, from here on 0 and 1")
-    finish(model, tokenizer, run / "reward")
+    finish(model, tokenizer, run / "reward", cfg)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def pretrain(texts, tokenizer, run, cfg, device, bf16):
     model = GPT(shape).place(device, bf16)
     pages = encode_texts(texts, tokenizer, cfg.block_size)
     train(model, pages, [], base, cfg.pretrain_steps, cfg.pretrain_lr, cfg, device)
-    finish(model, tokenizer, base)
+    finish(model, tokenizer, base, cfg)
     return model
 
 
@@ -124,7 +124,7 @@ def main(cfg):
     examples = encode_demonstrations(demonstrations, tokenizer, block_size)
     held_out = encode_demonstrations(test_set.demonstrations, tokenizer, block_size) if test_set.demonstrations else []
     train(model, examples, held_out, run / "sft", cfg.steps, cfg.lr, cfg, device)
-    finish(model, tokenizer, run / "sft")
+    finish(model, tokenizer, run / "sft", cfg)
 
 
 if __name__ == "__main__":

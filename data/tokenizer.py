@@ -5,13 +5,16 @@ from pathlib import Path
 
 import tiktoken
 
+from data.tokenizer_json import EOS, read_tokens, write_tokenizer
 from support import UserError
 from support.files import read_config, write_whole
 
-EOS = "<|endoftext|>"
 FILE = "tokenizer.tiktoken"         # tiktoken's own format: base64 of the token's bytes, space, rank
 # The small vocabulary's pieces: a speaker's name, a word with the space before it, a number, punctuation.
 WORDS = r"\n\nHuman:|\n\nAssistant:| ?[A-Za-z']+| ?[0-9]+| ?[^\sA-Za-z0-9']+|\s"
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+PATTERNS = {"words": WORDS, "gpt2": GPT2}
+GPT2_FINGERPRINT = "575286e919ed2641"
 
 
 class Tokenizer:
@@ -35,18 +38,27 @@ class Tokenizer:
                             f"or point TIKTOKEN_CACHE_DIR at a folder that has it ({type(error).__name__})") from error
 
     @classmethod
-    def words(cls, tokens):
+    def words(cls, tokens, name="words"):
         """A vocabulary of the given byte strings, ids in their order, and <|endoftext|> after them.
         The 256 single bytes must be among them, so that any text can be encoded."""
         ranks = {token: rank for rank, token in enumerate(tokens)}
-        return cls("words", tiktoken.Encoding("words", pat_str=WORDS, mergeable_ranks=ranks,
-                                              special_tokens={EOS: len(ranks)}))
+        return cls(name, tiktoken.Encoding(name, pat_str=PATTERNS[name], mergeable_ranks=ranks,
+                                           special_tokens={EOS: len(ranks)}))
 
     @classmethod
     def load(cls, folder):
-        """The tokenizer of a model folder: what its config.json names, checked by its fingerprint."""
-        config = read_config(folder)
-        tokenizer = cls.read(Path(folder) / FILE) if config.get("tokenizer_name") == "words" else cls.gpt2()
+        """The tokenizer of a model folder: the vocabulary in it, else GPT-2's from tiktoken. Raises UserError if it is not
+        the one that config.json names, by default GPT-2's."""
+        folder, config = Path(folder), read_config(folder)
+        name = "words" if config.get("tokenizer_name") == "words" else "gpt2"
+        tokens = None if name == "words" and (folder / FILE).exists() else read_tokens(folder)
+        if tokens:
+            tokenizer = cls.words(tokens, name)
+        else:
+            tokenizer = cls.read(folder / FILE) if name == "words" else cls.gpt2()
+        if tokens and name == "gpt2" and tokenizer.fingerprint != GPT2_FINGERPRINT:
+            raise UserError(f"{folder}: its vocabulary of {tokenizer.vocab_size} tokens is not GPT-2's, the only one of "
+                            "other people's models that can be read here")
         if config.get("tokenizer_fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
             raise UserError(f"{folder}: the tokenizer is not the one this model was trained with "
                             f"({tokenizer.fingerprint}, not {config['tokenizer_fingerprint']}); restore {FILE}")
@@ -73,10 +85,12 @@ class Tokenizer:
             raise UserError(f"{file} is missing, the vocabulary that the model beside it was trained with")
         return cls.words([base64.b64decode(line.split()[0]) for line in Path(file).read_text().splitlines()])
 
-    def save(self, folder):
-        """Lay the vocabulary into a model folder; GPT-2's is known by its name alone."""
+    def save(self, folder, config=None):
+        """Lay the vocabulary into a folder; into a model's, with its config.json as `config`, for transformers, too."""
+        tokens = [self.encoding.decode_single_token_bytes(i) for i in range(self.eos)]
+        if config:
+            write_tokenizer(Path(folder), tokens, PATTERNS[self.name], config)
         if self.name == "words":
-            tokens = (self.encoding.decode_single_token_bytes(i) for i in range(self.eos))
             write_whole(Path(folder) / FILE, "".join(f"{base64.b64encode(token).decode()} {rank}\n"
                                                      for rank, token in enumerate(tokens)))
 

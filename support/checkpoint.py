@@ -56,6 +56,15 @@ def config_json(shape, tokenizer):
                       label2id={"reward": 0}, pad_token_id=eos if eos_is_pad else 0)
     return config
 
+
+
+def generation_json(config):
+    """The generation_config.json: how `transformers` answers where nothing else is said. Half of the positions are for
+    the answer, as in chat.py; pads come with a mask, so they may be <|endoftext|>."""
+    eos = config["eos_token_id"]
+    return {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos, "do_sample": False,
+            "max_new_tokens": config["n_positions"] // 2}
+
 # ----------------------------------------------------------------------------- weights
 
 def read_weights(folder, expected, new_head=False):
@@ -125,6 +134,9 @@ def write_model(folder, tensors, shape, tokenizer):
     """Write model.safetensors, config.json and the tokenizer, if there is one: a folder for `transformers`."""
     tensors = {name: transposed(name, tensor).contiguous() for name, tensor in tensors.items()}
     write_whole(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    write_whole(folder / "config.json", json.dumps(config_json(shape, tokenizer), indent=2) + "\n")
+    config = config_json(shape, tokenizer)
+    write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    if not is_scorer(config):
+        write_whole(folder / "generation_config.json", json.dumps(generation_json(config), indent=2) + "\n")
     if tokenizer:
-        tokenizer.save(folder)
+        tokenizer.save(folder, config)

@@ -9,16 +9,16 @@ HUB = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")     # OpenAI's four, 124 
 def find_folder(name):
     """The folder called `name`, or that of one of OpenAI's GPT-2s in the cache, downloaded if need be."""
     if name in HUB and not Path(name).is_dir():
-        return from_hub(f"openai-community/{name}", ["config.json", "model*.safetensors*"])
+        return from_hub(f"openai-community/{name}", ["config.json", "model*.safetensors*"], also=["vocab.json"])
     return Path(name)
 
 
-def from_hub(repo, files, kind="model"):
-    """The cached folder with `files` (glob patterns) of a repository, downloaded with a progress bar if they
-    are not there. Raises UserError with address and destination."""
+def from_hub(repo, files, kind="model", also=()):
+    """The cached folder with `files` (glob patterns) of a repository, downloaded with a progress bar if they are not
+    there, and with those in `also` if the repository has them. Raises UserError with address and destination."""
     from huggingface_hub import constants, snapshot_download    # slow to import, and the toy does without
     try:
-        folder = Path(snapshot_download(repo, repo_type=kind, allow_patterns=files))
+        folder = Path(snapshot_download(repo, repo_type=kind, allow_patterns=[*files, *also]))
         if missing := [pattern for pattern in files if not any(folder.glob(pattern))]:
             raise FileNotFoundError("the cache lacks " + ", ".join(missing))    # offline it is returned as it is
     except Exception as error:      # OSError, RuntimeError, what the HTTP client raises: they have no common base

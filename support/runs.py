@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from support import UserError
+from support.card import write_card
 from support.files import read_config
 from support.hub import find_folder
 
@@ -32,8 +33,9 @@ def find_reward_model(run, name):
     return folder
 
 
-def finish(model, tokenizer, folder):
-    """Save a stage's model. What was needed to resume the stage is needed no more."""
+def finish(model, tokenizer, folder, cfg):
+    """Save a stage's model and its card. What was needed to resume the stage is needed no more."""
     model.save_pretrained(folder, tokenizer)
+    write_card(folder, cfg)
     (folder / "resume.pt").unlink(missing_ok=True)
     print(f"saved {folder}")
