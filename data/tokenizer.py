@@ -47,8 +47,8 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder):
-        """The tokenizer of a model folder: the vocabulary in it, else GPT-2's from tiktoken. Raises UserError if it is not
-        the one that config.json names, by default GPT-2's."""
+        """The tokenizer of a model folder: the vocabulary in it, else GPT-2's from tiktoken. Raises UserError if it is
+        not the one that config.json names, by default GPT-2's."""
         folder, config = Path(folder), read_config(folder)
         name = "words" if config.get("tokenizer_name") == "words" else "gpt2"
         tokens = None if name == "words" and (folder / FILE).exists() else read_tokens(folder)
@@ -57,8 +57,8 @@ class Tokenizer:
         else:
             tokenizer = cls.read(folder / FILE) if name == "words" else cls.gpt2()
         if tokens and name == "gpt2" and tokenizer.fingerprint != GPT2_FINGERPRINT:
-            raise UserError(f"{folder}: its vocabulary of {tokenizer.vocab_size} tokens is not GPT-2's, the only one of "
-                            "other people's models that can be read here")
+            raise UserError(f"{folder}: its vocabulary of {tokenizer.vocab_size} tokens is not GPT-2's, and no "
+                            "other one is known here")
         if config.get("tokenizer_fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
             raise UserError(f"{folder}: the tokenizer is not the one this model was trained with "
                             f"({tokenizer.fingerprint}, not {config['tokenizer_fingerprint']}); restore {FILE}")

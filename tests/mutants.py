@@ -380,6 +380,22 @@ MUTANTS = [
     ("data/tldr.py", "a long line is left out whole", ' or text.rpartition(" ")[0] or text[:-1]', ""),
     ("data/tldr.py", "news is read, too", '"batch22", "edit_b2_eval_test"]', '"batch22", "edit_b2_eval_test", "cnndm0"]'),
     ("data/tldr.py", "the training posts are the test", '"test": "datasets/tldr_3_filtered/test.jsonl"}', '"test": "datasets/tldr_3_filtered/train.jsonl"}'),
+    ("data/tokenizer_json.py", "a word is no token of its own", '"ignore_merges": True,', '"ignore_merges": False,'),
+    ("data/tokenizer_json.py", "only one way to make a token is known", "for token in tokens for i in range(1, len(token))", "for token in tokens for i in [len(token) - 1]"),
+    ("data/tokenizer_json.py", "transformers reads a spelled end as the end", '"split_special_tokens": True', '"split_special_tokens": False'),
+    ("data/tokenizer_json.py", "a space goes before every text", '"add_prefix_space": False', '"add_prefix_space": True'),
+    ("data/tokenizer_json.py", "answers are padded on the right", '"padding_side": "left"', '"padding_side": "right"'),
+    ("data/tokenizer_json.py", "a reward model's pad is its end", 'padding_side="right", pad_token=None', 'padding_side="right"'),
+    ("data/tokenizer_json.py", "the question is read with its blanks", "{{- message.content | trim -}}", "{{- message.content -}}"),
+    ("data/tokenizer_json.py", "every turn ends with the end", "eos_token if loop.last and message.role", "eos_token if message.role"),
+    ("data/tokenizer_json.py", "system messages are answers", "message.role != ('assistant' if loop.index0 % 2 else 'user')", "false"),
+    ("data/tokenizer_json.py", "ids with gaps are closed up", "!= list(range(len(tokens))):", "== []:"),
+    ("data/tokenizer.py", "any vocabulary is taken for GPT-2's", 'if tokens and name == "gpt2" and', "if False and"),
+    ("data/tokenizer.py", "the vocabulary in a folder is overlooked", "(folder / FILE).exists() else read_tokens(folder)", "(folder / FILE).exists() else None"),
+    ("support/checkpoint.py", "an answer may take all positions", 'config["n_positions"] // 2', 'config["n_positions"]'),
+    ("support/hub.py", "GPT-2 comes without its vocabulary", ', also=["vocab.json"])', ")"),
+    ("support/card.py", "the flags of a command are forgotten", "!= field.default and", "== field.default and"),
+    ("support/card.py", "old evaluations stay on the card", ".partition(EVALUATION)[0]", ""),
 ]
 
 

@@ -131,7 +131,7 @@ def test_a_dialogue_has_the_ids_of_our_prompt(made):
     tokenizer, run = made
     read = AutoTokenizer.from_pretrained(run / "ppo")
     turns = [{"role": "user", "content": "Is owl a bird?"}, {"role": "assistant", "content": "Yes."},
-             {"role": "user", "content": "And\n\na hen? 😀"}]
+             {"role": "user", "content": " And\n\na hen? 😀\n"}]
     prompts = {1: "\n\nHuman: Is owl a bird?\n\nAssistant:",
                3: "\n\nHuman: Is owl a bird?\n\nAssistant: Yes.\n\nHuman: And\n\na hen? 😀\n\nAssistant:"}
     for count, prompt in prompts.items():
