@@ -59,9 +59,13 @@ def train(command):
     process = subprocess.Popen([sys.executable, *command.split()], cwd=REPO, env=environment, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     lines = []
-    for line in filter(str.strip, process.stdout):          # a bar ends each of its states with \r, which is a line, too
-        lines.append(line.strip())
-        show(f"python {command}\n{lines[-1]}")
+    try:
+        for line in filter(str.strip, process.stdout):      # a bar ends each of its states with \r, which is a line, too
+            lines.append(line.strip())
+            show(f"python {command}\n{lines[-1]}")
+    except KeyboardInterrupt:
+        process.kill()
+        raise
     if process.wait():
         raise SystemExit("\n".join(lines[-5:]))
 
