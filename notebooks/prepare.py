@@ -48,16 +48,16 @@ def toy_run(*stages, run=None):
         if not there and run:
             raise SystemExit(f"{folder}/{stage}: no model with today's vocabulary, so train one there first")
         if not there:
-            train(f"{COMMANDS[stage]} --run {folder}")
+            train(COMMANDS[stage], folder)
     show(f"models: {'yours, in ' + str(run) if run else 'the lessons’ own, in out/notebooks'}")
     return folder
 
 
-def train(command):
-    """Run a script as you would in a terminal, and show its progress bar."""
+def train(command, folder):
+    """Run a script as you would in a terminal, with `--run folder`, and show its progress bar."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([sys.executable, *command.split()], cwd=REPO, env=environment, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen([sys.executable, *command.split(), "--run", str(folder)], cwd=REPO, env=environment,
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     lines = []
     try:
         for line in filter(str.strip, process.stdout):      # a bar ends each of its states with \r, which is a line, too

@@ -91,8 +91,7 @@ def test_is_a_lesson_of_small_steps(path):
 def test_each_cell_is_announced_and_none_checks_in_silence(path):
     kinds = [cell["cell_type"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
     assert ("code", "code") not in zip(kinds, kinds[1:])
-    silent = [source for source, cell in zip(sources(path), cells(path, "code")) if "assert" in source and not cell["outputs"]]
-    assert not silent
+    assert not [cell["source"] for cell in cells(path, "code") if "assert" in "".join(cell["source"]) and not cell["outputs"]]
 
 
 @each
@@ -101,7 +100,8 @@ def test_has_exercises_with_hints_and_folded_solutions(path):
     folded = [note for note in sources(path, "markdown") if SOLUTION in note]
     assert 3 <= checks <= 5 and checks == len(folded) == len(solutions(read(path)))
     assert all("<summary>Hint" in note for note in folded)
-    assert sum("def my_" in note for note in folded) >= 2 and sum(note.count("## Three questions") for note in sources(path, "markdown")) == 1
+    assert sum("def my_" in note for note in folded) >= 2
+    assert sum("## Three questions" in note for note in sources(path, "markdown")) == 1
 
 
 @each
@@ -144,6 +144,7 @@ for mine in (unfinished, lambda x: 2 * x, lambda x: x, lambda x: x[:1], lambda x
         "It stopped with AttributeError: 'Tensor' object has no attribute 'no_such_thing'"], ran.stderr
 
 
+@pytest.mark.slow
 def test_models_are_trained_once_and_say_whose_they_are(tmp_path):
     ran = run_python("""
 import prepare
@@ -153,7 +154,7 @@ prepare.COMMANDS["base"] = prepare.COMMANDS["reward"] = "sft.py --no_such_flag 1
 prepare.toy_run("base")                     # found again
 prepare.toy_run("base", run=prepare.OWN)
 prepare.toy_run("reward")
-""", LESSONS_RUN=str(tmp_path))
+""", LESSONS_RUN=str(tmp_path / "a folder"))
     assert "held-out loss" in ran.stdout and ran.stdout.count("the lessons’ own") == 2 and "yours" in ran.stdout
     assert ran.returncode == 1 and "no_such_flag" in ran.stderr and "Traceback" not in ran.stderr
 
