@@ -50,7 +50,7 @@ class Config(TrainingFlags):    # with the flags of every training script
     minibatches: int = 4        # optimiser steps a pass
     max_new_tokens: int = 32    # then a response is cut off
     temperature: float = 1.0    # of sampling, and so of every log-probability
-    lr: float = 2.5e-4          # faster, the actor settles too early
+    lr: float = 2.5e-4          # of the actor; faster, it settles too early
     critic_lr: float = 2e-3     # higher: its errors look like advantages
     kl_coef: float = 0.05       # β, reward given up per nat of KL
     kl_target: float = 0.0      # nats a response; if above 0, β adapts to it
@@ -58,7 +58,7 @@ class Config(TrainingFlags):    # with the flags of every training script
     gamma: float = 1.0          # γ, the discount: responses are short, so none
     lam: float = 0.95           # λ of GAE: 1 trusts the rewards, 0 the critic
     clip: float = 0.2           # ε, of the probability ratio
-    value_clip: float = 0.2     # of a value's move
+    value_clip: float = 0.2     # of a value's change in an update
     missing_eos_score: float = -1.0     # of an unfinished response, in deviations
     sample_every: int = 10      # updates between two looks at test prompts
 
