@@ -33,6 +33,7 @@ from data.encode import encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT, response_logits, response_logprobs, token_logprobs
 from support.command_line import TrainingFlags, launch, start
+from support.distributed import own_part, total
 from support.loop import Loop
 from support.memory import check_memory
 from support.monitor import Samples, UpdateMonitor, check_rollout, describe
@@ -44,18 +45,18 @@ from support.trainable import set_trainable
 @dataclass
 class Config(TrainingFlags):    # with the flags of every training script
     reward_model: str = ""      # folder of another one than the run's
-    steps: int = 80             # updates: rollouts of batch_size responses each
+    steps: int = 80             # updates, with one rollout each
     batch_size: int = 128       # responses a rollout
     epochs: int = 2             # passes over a rollout
     minibatches: int = 4        # optimiser steps a pass
     max_new_tokens: int = 32    # then a response is cut off
     temperature: float = 1.0    # of sampling, and so of every log-probability
-    lr: float = 2.5e-4          # of the actor; faster, it settles too early
+    lr: float = 2.5e-4          # faster, the actor settles too early
     critic_lr: float = 2e-3     # higher: its errors look like advantages
     kl_coef: float = 0.05       # β, reward given up per nat of KL
     kl_target: float = 0.0      # nats a response; if above 0, β adapts to it
     kl_horizon: float = 10_000  # responses over which β adapts
-    gamma: float = 1.0          # γ, the discount: responses are short, so none
+    gamma: float = 1.0          # γ: responses are short, so no discount
     lam: float = 0.95           # λ of GAE: 1 trusts the rewards, 0 the critic
     clip: float = 0.2           # ε, of the probability ratio
     value_clip: float = 0.2     # of a value's change in an update
@@ -70,9 +71,10 @@ def masked_mean(x, mask):
 
 
 def whiten(x, mask):
-    """x (B, R) with mean 0 and variance 1 (biased) over the real tokens."""
-    mean = masked_mean(x, mask)
-    variance = masked_mean((x - mean) ** 2, mask)
+    """x (B, R) with mean 0, variance 1 (biased) over all processes' real tokens."""
+    count = total(mask.sum())
+    mean = total((x * mask).sum()) / count
+    variance = total(((x - mean) ** 2 * mask).sum()) / count
     return (x - mean) * torch.rsqrt(variance + 1e-8)  # (B, R)
 
 
@@ -162,14 +164,14 @@ class Experience:
     """One rollout. Beyond a response's end the numbers are 0; ids mean nothing."""
     ids: torch.Tensor             # (B, P+R) prompt and response
     mask: torch.Tensor            # (B, P+R) True on real tokens
-    response_mask: torch.Tensor   # (B, R) True on actions, <|endoftext|> included
+    response_mask: torch.Tensor   # (B, R) True on actions
     logprobs: torch.Tensor        # (B, R) log π_old of the actions, nats
     ref_logprobs: torch.Tensor    # (B, R) log π_ref of the actions, nats
     values: torch.Tensor          # (B, R) V(state before the action)
     scores: torch.Tensor          # (B) the reward model's, or missing_eos_score
     rewards: torch.Tensor         # (B, R) -β KL, the score at the last action
     advantages: torch.Tensor      # (B, R) whitened over the whole rollout
-    returns: torch.Tensor         # (B, R) what the critic should have predicted
+    returns: torch.Tensor         # (B, R) the critic's targets
 
     def __getitem__(self, rows):
         return Experience(*(getattr(self, field.name)[rows] for field in fields(self)))
@@ -181,7 +183,7 @@ class Experience:
 @torch.no_grad()
 def make_experience(actor, critic, reference, reward_model,
                     prompts, prompt_mask, kl_coef, cfg):
-    """Respond to left-padded prompts (B, P), and compute what the update needs."""
+    """Respond to left-padded prompts (B, P), compute what the update needs."""
     # 1  Sample from the whole distribution: with top-k it would not be π that acts.
     tokens, response_mask, logprobs = actor.generate(
         prompts, prompt_mask, cfg.max_new_tokens, cfg.temperature)  # 3 x (B, R)
@@ -245,8 +247,7 @@ def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
 
 # ---------- 6, and the loop
 
-def train(actor, critic, reference, reward_model,
-          prompts, samples, folder, cfg, device):
+def train(actor, critic, reference, reward_model, prompts, samples, folder, cfg, device):
     """Train actor and critic in place on prompts (lists of ids)."""
     actor_optimizer, critic_optimizer = adamw(actor), adamw(critic)
     state = {"kl_coef": cfg.kl_coef, "negatives": 0}
@@ -257,19 +258,18 @@ def train(actor, critic, reference, reward_model,
         set_learning_rate(critic_optimizer, cfg.critic_lr, step, cfg.steps)
         kl_coef = state["kl_coef"]
 
-        batch = minibatch(prompts, cfg.batch_size, step, cfg.seed)
+        batch = own_part(minibatch(prompts, cfg.batch_size, step, cfg.seed))
         ids, mask = pad(batch, left=True, device=device)    # (B, P)
         experience = make_experience(
             actor, critic, reference, reward_model, ids, mask, kl_coef, cfg)
         check_rollout(experience, step, state, actor)
         metrics = learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg)
 
-        metrics |= describe(experience, kl_coef, actor.config.eos_token_id)
-        loop.log({**metrics, "lr": lr},
-                 show=["objective/scores", "objective/kl", "length"])
+        metrics |= describe(experience, kl_coef, actor.config.eos_token_id) | {"lr": lr}
+        loop.log(metrics, show=["objective/scores", "objective/kl", "length"])
         if cfg.kl_target > 0:
             state["kl_coef"] = adapt_kl_coef(kl_coef, metrics["objective/kl"].item(),
-                                             cfg.kl_target, cfg.kl_horizon, len(batch))
+                                             cfg.kl_target, cfg.kl_horizon, cfg.batch_size)
         if (step + 1) % cfg.sample_every == 0:
             loop.text("samples", f"\nafter {step + 1} updates" + samples.side_by_side(actor))
     loop.close()

@@ -27,6 +27,7 @@ from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
 from support import UserError
 from support.command_line import TrainingFlags, launch, start
+from support.distributed import gather, own_part
 from support.hub import find_folder
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
@@ -94,14 +95,14 @@ def fit_normalisation(model, sft, prompts, cfg, device):
     """Set the model's reward_mean and reward_std so that the SFT model's completions of `prompts` (lists of ids)
     score 0 on average, with standard deviation 1. Returns the two. Raises UserError if fewer than two end."""
     model.config.reward_mean, model.config.reward_std = 0.0, 1.0
-    scores = []
+    scores, prompts = [], own_part(prompts)
     for i in range(0, len(prompts), cfg.batch_size):
         ids, mask = pad(prompts[i:i + cfg.batch_size], left=True, device=device)                # (B, P)
         tokens, response_mask, _ = sft.generate(ids, mask, cfg.max_new_tokens)                  # (B, R)
         ids, mask = torch.cat([ids, tokens], dim=1), torch.cat([mask, response_mask], dim=1)    # (B, P+R)
         ended = ((tokens == sft.config.eos_token_id) & response_mask).any(1)                    # (B)
         scores.append(model.reward(ids, mask)[ended])
-    scores = torch.cat(scores)                                                                  # (S) that end
+    scores = gather(torch.cat(scores))                                                          # (S) that end
     if len(scores) < 2:
         raise UserError(f"{len(scores)} of {len(prompts)} completions of the SFT model end within --max_new_tokens "
                         f"{cfg.max_new_tokens}, and scores cannot be normalised on the others: raise it")
@@ -117,12 +118,12 @@ def train(model, examples, folder, cfg, device):
     for step in loop:
         rate = set_learning_rate(optimizer, cfg.lr, step, cfg.steps)
         scores = []
-        batch = minibatch(examples, cfg.batch_size, step, cfg.seed)
+        batch = own_part(minibatch(examples, cfg.batch_size, step, cfg.seed))
         for part, share in micro_batches(batch, cfg.micro_batch_size, pair_count):
             chosen, rejected = score_pairs(model, part, device)                         # (pairs), (pairs)
             (share * pairwise_loss(chosen, rejected)).backward()
             scores.append(torch.stack([chosen, rejected]).detach())                     # (2, pairs)
-        chosen, rejected = torch.cat(scores, dim=1)                                     # (pairs), (pairs)
+        chosen, rejected = gather(torch.cat(scores, dim=1).T).T                         # (pairs), (pairs)
         loss = pairwise_loss(chosen, rejected)
         if not torch.isfinite(loss):
             raise UserError(f"the loss of step {step} is {loss.item()}: lower --lr")

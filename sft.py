@@ -24,6 +24,7 @@ from data.tokenizer import Tokenizer
 from gpt import GPT, GPTConfig
 from support import UserError
 from support.command_line import TrainingFlags, launch, start
+from support.distributed import own_part, total
 from support.hub import find_folder
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
@@ -66,8 +67,8 @@ def learned_tokens(examples):
 @torch.no_grad()
 def test_loss(model, examples, cfg, device):
     """Mean loss over (up to 512 of) the held-out examples."""
-    parts = micro_batches(examples[:512], cfg.micro_batch_size or cfg.batch_size, learned_tokens)
-    return sum(share * sft_loss(model, part, device).item() for part, share in parts)
+    parts = micro_batches(own_part(examples[:512]), cfg.micro_batch_size or cfg.batch_size, learned_tokens)
+    return total(sum(share * sft_loss(model, part, device) for part, share in parts)).item()
 
 # ----------------------------------------------------------------------------- the loop
 
@@ -78,11 +79,12 @@ def train(model, examples, held_out, folder, steps, lr, cfg, device):
     for step in loop:
         rate = set_learning_rate(optimizer, lr, step, steps)
         loss = 0.0
-        batch = minibatch(examples, cfg.batch_size, step, cfg.seed)
+        batch = own_part(minibatch(examples, cfg.batch_size, step, cfg.seed))
         for part, share in micro_batches(batch, cfg.micro_batch_size, learned_tokens):
             part_loss = share * sft_loss(model, part, device)
             part_loss.backward()
             loss += part_loss.item()
+        loss = total(loss).item()
         if not math.isfinite(loss):
             raise UserError(f"the loss of step {step} is {loss}: lower the learning rate")
         norm = take_step(model, optimizer)

@@ -1,6 +1,8 @@
 """From lists of token ids to padded tensors. Masks come from lengths, never from comparing ids."""
 import torch
 
+from support.distributed import total
+
 
 def pad(rows, left=False, device=None):
     """Lists of ids -> ids (B, T), mask (B, T), True where a row has a token. Pads hold id 0 and mean nothing."""
@@ -28,11 +30,13 @@ def minibatch(rows, size, step, seed):
 
 
 def micro_batches(batch, size, weight):
-    """A batch in parts of at most `size` examples (0: in one), each with its share of the batch's whole weight.
+    """A batch in parts of at most `size` examples (0: in one), each with its share of the whole batch's weight, that of
+    all processes.
 
     A loss is a mean over tokens or pairs. Its gradient is the sum of the parts' gradients only if each part
     counts by how many of them it has, weight(part); a plain mean over parts would favour short texts.
     """
+    whole = total(weight(batch))
     for i in range(0, len(batch), size or len(batch)):
         part = batch[i:i + (size or len(batch))]
-        yield part, weight(part) / weight(batch)
+        yield part, weight(part) / whole

@@ -7,6 +7,7 @@ import torch
 import tyro
 
 from support import UserError
+from support.distributed import join
 from support.files import read_json
 from support.runs import run_folder
 
@@ -96,4 +97,4 @@ def start(cfg, *checkpoints):
         raise UserError(f"--precision {precision}: must be fp32 or bf16")
     if gpu and precision == "bf16":
         torch.set_float32_matmul_precision("high")              # the heads: TF32 rounds what they multiply, not sums
-    return run, device, precision == "bf16"
+    return run, join(device, cfg), precision == "bf16"

@@ -4,11 +4,15 @@ import os
 from pathlib import Path
 
 from support import UserError
+from support.distributed import rank
 
 
 def write_whole(path, content):
     """Write a file under a temporary name and move it into place: no reader ever sees half of it, and a
-    crash leaves the old one. `content` is text, or a function that is given the path to write."""
+    crash leaves the old one. `content` is text, or a function that is given the path to write. Of several processes
+    only the first one writes."""
+    if rank() > 0:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:

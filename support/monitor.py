@@ -16,6 +16,7 @@ from collections import defaultdict
 import torch
 
 from support import UserError
+from support.distributed import gather, total, world_size
 
 # ----------------------------------------------------------------------------- what must be true
 
@@ -66,7 +67,7 @@ def check_rollout(experience, step, state, actor):
     kl = experience.logprobs - experience.ref_logprobs                      # (B, R)
     if step == 0:
         check_reference(kl[experience.response_mask], actor.transformer.bf16)
-    state["negatives"] = check_kl(kl.sum(1), state["negatives"])
+    state["negatives"] = check_kl(gather(kl.sum(1)), state["negatives"])
 
 
 def check_losses(*losses):
@@ -100,7 +101,7 @@ class UpdateMonitor:
 
     def step(self, actor_norm, critic_norm):
         """One optimiser step of both networks, with the norms of their gradients before clipping."""
-        self.add(1, {"policy/gradient_norm": actor_norm, "val/gradient_norm": critic_norm})
+        self.add(1 / world_size(), {"policy/gradient_norm": actor_norm, "val/gradient_norm": critic_norm})
         self.steps += 1
 
     def add(self, share, metrics):
@@ -108,8 +109,9 @@ class UpdateMonitor:
             self.totals[name] += (share * value).item()
 
     def means(self):
-        """{name: mean over all steps}."""
-        return {name: total / self.steps for name, total in self.totals.items()}
+        """{name: mean over all steps}, of all processes."""
+        sums = total(torch.tensor(list(self.totals.values()), dtype=torch.double))
+        return dict(zip(self.totals, (sums / self.steps).tolist()))
 
 
 def entropy(logits):
@@ -118,23 +120,22 @@ def entropy(logits):
 
 
 def describe(experience, kl_coef, eos):
-    """The metrics of a rollout, under the names that other implementations use."""
-    mask, B = experience.response_mask, len(experience.ids)
+    """The metrics of a rollout, that of all processes, under the names that other implementations use."""
+    mask = experience.response_mask                                         # (B, R)
     kl = experience.logprobs - experience.ref_logprobs                      # (B, R) k1, nats a token
     ended = (experience.ids[:, -mask.shape[1]:] == eos) & mask              # (B, R) True on an <|endoftext|>
-    values, returns = experience.values[mask], experience.returns[mask]     # (actions)
+    values, returns = gather(experience.values[mask]), gather(experience.returns[mask])     # (actions)
+    scores, kl, k3, logprobs, rewards, ended, length = gather(torch.stack([
+        experience.scores, kl.sum(1), (torch.expm1(-kl) + kl).sum(1), experience.logprobs.sum(1),
+        experience.rewards.sum(1), ended.sum(1), mask.sum(1)], dim=1)).T    # (B) each
     return {
-        "objective/scores": experience.scores.mean(),
-        "objective/kl": kl.sum(1).mean(),
-        "objective/kl_k3": (torch.expm1(-kl) + kl).sum(1).mean(),
-        "objective/entropy": -experience.logprobs.sum(1).mean(),
-        "objective/non_score_reward": -kl_coef * kl.sum(1).mean(),
-        "objective/score_total": experience.rewards.sum(1).mean(),
+        "objective/scores": scores.mean(), "objective/kl": kl.mean(), "objective/kl_k3": k3.mean(),
+        "objective/entropy": -logprobs.mean(), "objective/non_score_reward": -kl_coef * kl.mean(),
+        "objective/score_total": rewards.mean(),
         "returns/mean": returns.mean(), "returns/var": returns.var(),
         "val/mean": values.mean(), "val/var": values.var(),
         "val/var_explained": 1 - (values - returns).var() / returns.var(),
-        "val/num_eos_tokens": ended.sum(), "eos_rate": ended.sum() / B,
-        "length": mask.sum() / B, "kl_coef": kl_coef}
+        "val/num_eos_tokens": ended.sum(), "eos_rate": ended.mean(), "length": length.mean(), "kl_coef": kl_coef}
 
 # ----------------------------------------------------------------------------- samples
 

@@ -1,9 +1,12 @@
 """The optimiser: AdamW, a learning rate that is a function of the step, and one clipped step."""
 import torch
 
+from support.distributed import start_alike, sum_gradients
+
 
 def adamw(model):
     """AdamW without weight decay, with the betas usual for language models."""
+    start_alike(model)
     return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
 
@@ -21,6 +24,7 @@ def set_learning_rate(optimizer, peak, step, steps, warmup=0.05):
 
 def take_step(model, optimizer):
     """Clip the gradient to norm 1, step, zero: in this order, after backward. Returns the norm before clipping."""
+    sum_gradients(model)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()

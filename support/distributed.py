@@ -1,0 +1,81 @@
+"""Several processes, one for each GPU, under torchrun:
+
+    torchrun --nproc_per_node=4 ppo.py --data hh
+
+Each process takes its part of every batch, and gradients are summed before every step: so N processes make the steps
+that one would make with the same batches. Started without torchrun there is one process, and all this does nothing.
+"""
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+
+from support import UserError
+
+
+def rank():
+    """The number of this process; 0 is the one that logs and saves."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def join(device, cfg):
+    """Join the other processes that torchrun has started. Returns this process's device. Raises UserError if a batch
+    cannot be divided evenly among them."""
+    if "WORLD_SIZE" not in os.environ:
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if cfg.batch_size % (world_size() * getattr(cfg, "minibatches", 1)):
+        raise UserError(f"--batch_size {cfg.batch_size}: must be a multiple of the {world_size()} processes, "
+                        "times --minibatches in ppo.py")
+    if rank() > 0:
+        sys.stdout = open(os.devnull, "w")          # one process talks
+    torch.manual_seed(cfg.seed + 100_003 * rank())  # each samples its own responses
+    return device
+
+
+def own_part(batch):
+    """This process's part of a batch, a list."""
+    return batch[rank()::world_size()]
+
+
+def total(x):
+    """The sum of a number or tensor over all processes, as a tensor."""
+    x = torch.as_tensor(x).detach().clone()
+    if world_size() > 1:
+        shared = x.cuda() if dist.get_backend() == "nccl" else x
+        dist.all_reduce(shared)
+        x = shared.to(x.device)
+    return x
+
+
+def gather(x):
+    """The tensors (n) of all processes, which may differ in length, as one."""
+    parts = [x] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(parts, x.cpu())
+    return torch.cat([part.to(x.device) for part in parts])
+
+
+def start_alike(model):
+    """Give all processes the weights of the first: what starts at random would differ."""
+    if world_size() > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
+def sum_gradients(model):
+    """Add up the gradients of all processes, in one message."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if world_size() > 1:
+        summed = total(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, summed.split([gradient.numel() for gradient in gradients])):
+            gradient.copy_(part.view_as(gradient))
