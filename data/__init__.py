@@ -3,6 +3,7 @@
     toy                     the embedded world, see toy.py
     hh, hh:SUBSET[+…]       Anthropic's helpful and harmless dialogues, see hh.py
     tldr                    Reddit posts and their summaries, see tldr.py
+    hub:OWNER/NAME[:SPLIT]  a data set of Hugging Face's Hub, see hub_set.py
     FILE.jsonl[.gz]         your own rows, in any mixture of these shapes (extra keys are ignored)
 
 docs/data.md shows the shapes. What a file lacks is taken from what it has: prompts from its pairs, demonstrations
@@ -14,7 +15,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data import hh, tldr
+from data import hh, hub_set, tldr
 from data.jsonl import read_jsonl
 from data.tokenizer import FILE as TOKENIZER_FILE, Tokenizer
 from support import UserError
@@ -48,6 +49,9 @@ def load(name):
         return tuple(map(gather, hh.load(name)))
     if name == "tldr":
         return tuple(map(gather, tldr.load()))
+    if name.startswith("hub:"):
+        train, test = hub_set.load(name)
+        return (gather(train), gather(test)) if test else split(train, name)
     path = Path(name)
     if not path.is_file():
         raise UserError(f"--data {name}: no such file (and no data set of that name; there are: toy, hh, tldr)")

@@ -5,6 +5,7 @@ import re
 import zlib
 from collections import Counter
 
+from data.messages import Dropped, plain
 from support import UserError
 
 TURN = "\n\nAssistant:"
@@ -16,9 +17,20 @@ SHAPES = (({"chosen", "rejected"}, ("prompt", "chosen", "rejected")), ({"complet
 def read_jsonl(path):
     """Rows of a file, each {"text"}, {"prompt"}, {"prompt", "completion"} or {"prompt", "completions"}
     (best first). Odd rows are counted by kind and the counts printed. Raises UserError with the line."""
-    rows = usable(path, ((where, shaped(row, where)) for where, row in objects(path)))
+    return read_rows(path, objects(path))
+
+
+def read_rows(name, pairs):
+    """Rows as of `read_jsonl` from pairs (where, object). Raises UserError if `name` has no usable row."""
+    rows, odd = [], Counter()
+    for where, row in pairs:
+        try:
+            rows.append((where, shaped(plain(row, where), where)))
+        except Dropped as dropped:
+            odd[f"dropped: {dropped}"] += 1
+    rows = usable(name, rows, odd)
     if not rows:
-        raise UserError(f"{path}: no usable row in this file")
+        raise UserError(f"{name}: no usable row in this file")
     return rows
 
 
@@ -58,14 +70,16 @@ def shaped(row, where):
     return {key: row[key] for key in keys}
 
 
-def usable(name, rows):
-    """The rows, of (where, row), that something can be learned from. Prints how many of `name` are odd."""
-    rows, odd = list(rows), Counter()
+def usable(name, rows, odd=()):
+    """The rows, of (where, row), that something can be learned from. Prints how many of `name` are odd, those that
+    were dropped before, counted by kind in `odd`, among them."""
+    rows, odd = list(rows), Counter(odd)
+    read = len(rows) + odd.total()
     used = [rank(row, where, odd) if "chosen" in row or "completions" in row else drop_empty(row, odd)
             for where, row in rows]
     used = [row for row in used if row]
     if odd:
-        print(f"{name}: {len(rows):,} rows read, {len(used):,} used; "
+        print(f"{name}: {read:,} rows read, {len(used):,} used; "
               + "; ".join(f"{count} {kind}" for kind, count in odd.items()))
     return used
 

@@ -15,7 +15,7 @@ from support.runs import run_folder
 @dataclass
 class Flags:
     """The flags that all stages share; the Config of each stage adds its own."""
-    data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, or a .jsonl or .jsonl.gz of your own
+    data: str = "toy"       # data set: toy, hh (or hh:SUBSET+…), tldr, hub:OWNER/NAME[:SPLIT], or your own .jsonl[.gz]
     run: str = ""           # folder of the run; default out/<data>
     preset: str = ""        # other defaults: gpt2, gpt2-medium, -large, -xl, unified; default by the model
     seed: int = 0           # of the first weights, the order of the data, and sampling

@@ -8,10 +8,12 @@ from support.hub import find_folder
 
 
 def run_folder(cfg):
-    """`--run`, or out/<data set>, or out/<name of the data file>. "hh:a+b" becomes out/hh-a-b."""
+    """`--run`, or out/<data set>, or out/<name of the data file>. "hh:a+b" becomes out/hh-a-b, "hub:a/b" out/b."""
     if cfg.run:
         return Path(cfg.run)
     name = Path(cfg.data).name.removesuffix(".gz").removesuffix(".jsonl")
+    if cfg.data.startswith("hub:"):
+        name = cfg.data.partition("/")[2].replace("/", "-")
     return Path("out") / name.replace(":", "-").replace("+", "-")
 
 

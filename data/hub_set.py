@@ -1,0 +1,65 @@
+"""hub:OWNER/NAME[:SPLIT]: a data set of Hugging Face's Hub, from its Parquet or JSON-lines files.
+
+    hub:trl-lib/tldr                                        trains on the split "train"
+    hub:HuggingFaceH4/ultrafeedback_binarized:train_prefs   on another one
+    hub:OWNER/NAME:FOLDER/train                             on that of one folder, where several have it
+
+The rows are those of jsonl.py. The test split goes by the same name with "test" for "train"; a data set without one is
+split by its prompts. No program of the repository is run.
+"""
+import re
+
+from data.jsonl import objects, read_rows
+from support import UserError
+from support.hub import from_hub
+
+ENDINGS = ("parquet", "jsonl", "jsonl.gz", "json")
+
+
+def load(name):
+    """(training rows, test rows or None) of `name`. Raises UserError."""
+    repository, _, split = name.removeprefix("hub:").partition(":")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise UserError(f"--data {name}: must be hub:OWNER/NAME or hub:OWNER/NAME:SPLIT")
+    split = split or "train"
+    folder, _, last = split.rpartition("/")
+    test = f"{folder}/{last}".strip("/").replace("train", "test") if "train" in last else None
+    splits = [split, *filter(None, [test])]
+    patterns = [f"{start}{one}{end}" for one in splits for start in ("", "*/") for ending in ENDINGS
+                for end in (f".{ending}", f"-*.{ending}", f"/*.{ending}")]
+    cached = from_hub(repository, [], kind="dataset", also=patterns)
+    return [read_split(name, cached, one, needed=one == split) for one in splits] + [None] * (2 - len(splits))
+
+
+def read_split(name, cached, split, needed):
+    """The rows of all files of a split; None if it has none and none are needed."""
+    endings = "|".join(map(re.escape, ENDINGS))
+    fits = re.compile(rf"(?:(.*)/)?{re.escape(split)}(?:-\d+-of-\d+(?:-\w+)?|/[^/]*)?\.(?:{endings})")
+    found = {path: match[1] or "" for path in sorted(cached.rglob("*"))
+             if (match := fits.fullmatch(path.relative_to(cached).as_posix()))}
+    if not found and not needed:
+        return None
+    if not found:
+        raise UserError(f'--data {name}: no Parquet or JSON-lines file of a split "{split}" was found; the page of the '
+                        "data set lists its files")
+    if len(set(found.values())) > 1:
+        choices = ", ".join(f"{folder}/{split}" for folder in sorted(set(found.values())))
+        raise UserError(f"--data {name}: several folders have that split; name one of {choices}")
+    return read_rows(f"{name}, {split}", (pair for path in found
+                                          for pair in (parquet if path.suffix == ".parquet" else objects)(path)))
+
+
+def parquet(path):
+    """(where, object) of every row of a Parquet file; keys without a value are left out. Raises UserError."""
+    try:
+        from pyarrow import ArrowException, parquet as reader
+    except ImportError as error:
+        raise UserError(f"{path} is a Parquet file: `pip install pyarrow` reads it") from error
+    try:
+        number = 0
+        for batch in reader.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", {key: value for key, value in row.items() if value is not None}
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({str(error).partition(chr(10))[0]})") from error
