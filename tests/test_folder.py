@@ -7,6 +7,7 @@ import pytest
 import tiktoken
 import torch
 import tyro
+from huggingface_hub import ModelCard
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GPT2Config,
                           GPT2LMHeadModel, GPT2TokenizerFast, pipeline)
@@ -63,7 +64,8 @@ def vocabulary(name, theirs):
         pytest.skip("GPT-2's vocabulary is not on this machine")
 
 
-@pytest.fixture(scope="module", params=["words", "toy", "like gpt2", "gpt2"])
+@pytest.fixture(scope="module", params=["words", "like gpt2", pytest.param("toy", marks=pytest.mark.slow),
+                                        pytest.param("gpt2", marks=pytest.mark.slow)])
 def made(request, theirs, tmp_path_factory):
     """(tokenizer, run): the folders of all stages with small random models, as the scripts save them."""
     tokenizer, run = vocabulary(request.param, theirs), tmp_path_factory.mktemp("run")
@@ -256,6 +258,13 @@ def test_the_alphabet_is_the_one_of_hugging_face():
     assert CHARACTER == bytes_to_unicode()
 
 # ----------------------------------------------------------------------------- cards
+
+
+def test_the_hub_can_read_a_card(made):
+    for stage, kind in STAGES.items():
+        card = ModelCard.load(made[1] / stage / "README.md")
+        assert card.data.library_name == "transformers" and card.data.tags == ["gpt2", "rlhf", stage]
+        assert card.data.pipeline_tag == ("text-classification" if kind is ScalarGPT else "text-generation")
 
 
 @pytest.mark.parametrize("script, flags", [
