@@ -174,7 +174,8 @@ def main():
             if any((run["side"], run["seed"]) == (side, seed) for run in results):
                 continue
             print(f"{side}, seed {seed}", flush=True)
-            cfg = ppo.Config(run=str(run / "race" / f"{side}-{seed}"), seed=seed, steps=flags.steps)
+            cfg = ppo.Config(run=str(run / "race" / f"{side}-{seed}"), seed=seed, steps=flags.steps,
+                             sample_every=10**9)
             torch.manual_seed(seed)
             (ours if side == "ppo.py" else theirs)(run, prompts, cfg, referee)
             results.append({"side": side, "seed": seed, "rows": referee.rows})
