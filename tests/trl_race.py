@@ -9,12 +9,14 @@ Both get the same prompts, numbers of responses, epochs, minibatches, learning r
 import argparse
 import json
 import os
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
 
 os.environ.update(TRL_EXPERIMENTAL_SILENCE="1", HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
@@ -139,15 +141,18 @@ def draw(results, file):
 
 
 def table(results):
-    """The last marks as a table in Markdown: mean ± standard deviation over the seeds."""
-    print("\n| | ideal | wins over SFT | KL, nats | ends | tokens an answer | seconds |\n|---|---|---|---|---|---|---|")
+    """The last marks as a table in Markdown: mean ± standard deviation over the seeds, and the worst seed."""
+    print("\n| | seeds | ideal | the worst | wins over SFT | KL, nats | ends | tokens an answer | seconds |\n"
+          "|---|---|---|---|---|---|---|---|---|")
     for side in sorted({run["side"] for run in results}, reverse=True):
         last = [run["rows"][-1] for run in results if run["side"] == side]
-        cells = []
+        cells = [str(len(last))]
         for key, form in (("ideal", "{:.1%}"), ("wins", "{:.1%}"), ("kl", "{:.2f}"), ("eos_rate", "{:.1%}"),
                           ("length", "{:.1f}"), ("seconds", "{:.0f}")):
             values = [row[key] for row in last]
             cells.append(form.format(mean(values)) + (f" ± {form.format(stdev(values))}" if len(values) > 1 else ""))
+            if key == "ideal":
+                cells.append(form.format(min(values)))
         print(f"| {side} | " + " | ".join(cells) + " |")
 
 
