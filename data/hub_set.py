@@ -22,16 +22,15 @@ def load(name):
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise UserError(f"--data {name}: must be hub:OWNER/NAME or hub:OWNER/NAME:SPLIT")
     split = split or "train"
-    folder, _, last = split.rpartition("/")
-    test = f"{folder}/{last}".strip("/").replace("train", "test") if "train" in last else None
-    splits = [split, *filter(None, [test])]
-    patterns = [f"{start}{one}{end}" for one in splits for start in ("", "*/") for ending in ENDINGS
-                for end in (f".{ending}", f"-*.{ending}", f"/*.{ending}")]
-    cached = from_hub(repository, [], kind="dataset", also=patterns)
-    return [read_split(name, cached, one, needed=one == split) for one in splits] + [None] * (2 - len(splits))
+    folder, slash, last = split.rpartition("/")
+    test = folder + slash + last.replace("train", "test")
+    cached = from_hub(repository, [], kind="dataset", also=[
+        f"{start}{one}{end}.{ending}" for one in (split, test) for start in ("", "*/") for end in ("", "-*", "/*")
+        for ending in ENDINGS])
+    return read_split(name, cached, split), read_split(name, cached, test, needed=False) if test != split else None
 
 
-def read_split(name, cached, split, needed):
+def read_split(name, cached, split, needed=True):
     """The rows of all files of a split; None if it has none and none are needed."""
     endings = "|".join(map(re.escape, ENDINGS))
     fits = re.compile(rf"(?:(.*)/)?{re.escape(split)}(?:-\d+-of-\d+(?:-\w+)?|/[^/]*)?\.(?:{endings})")
