@@ -38,19 +38,15 @@ class KVCache:
     """Keys and values of one layer for all tokens so far, so that each token is computed once."""
 
     def __init__(self, capacity):
-        self.capacity, self.length, self.keys, self.values = capacity, 0, None, None
+        self.capacity, self.length, self.stored = capacity, 0, None
 
-    def extend(self, k, v):
-        """Append (B, H, T, D) keys and values; return all of them, (B, H, S, D)."""
-        if self.keys is None:
-            B, H, _, D = k.shape
-            self.keys = k.new_empty(B, H, self.capacity, D)
-            self.values = v.new_empty(B, H, self.capacity, D)
-        end = self.length + k.shape[2]
-        self.keys[:, :, self.length:end] = k
-        self.values[:, :, self.length:end] = v
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+    def extend(self, new):
+        """Append keys and values (2, B, H, T, D); return all of them, (2, B, H, S, D)."""
+        if self.stored is None:
+            self.stored = new.new_empty(*new.shape[:3], self.capacity, new.shape[4])
+        start, self.length = self.length, self.length + new.shape[3]
+        self.stored[:, :, :, start:self.length] = new
+        return self.stored[:, :, :, :self.length]
 
 
 class Attention(nn.Module):
@@ -67,9 +63,9 @@ class Attention(nn.Module):
     def forward(self, x, allowed, cache=None):
         B, T, C = x.shape
         heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)     # (B, T, 3, H, D)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)                      # 3 x (B, H, T, D)
+        q, k, v = heads = heads.permute(2, 0, 3, 1, 4)              # 3 x (B, H, T, D)
         if cache is not None:
-            k, v = cache.extend(k, v)                               # (B, H, S, D)
+            k, v = cache.extend(heads[1:])                          # 2 x (B, H, S, D)
         # softmax(q kᵀ / √D) v: weights (B, H, T, S), 0 where `allowed` is False, times values (B, H, S, D)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))      # (B, T, C)
@@ -179,18 +175,20 @@ class GPT(nn.Module):
         cache = [KVCache(P + max_new_tokens) for _ in self.transformer.h]
         alive = torch.ones(len(ids), dtype=torch.bool, device=ids.device)       # (B) rows without <|endoftext|> yet
         new, mask, tokens, logprobs = ids, mask.bool(), [], []
-        while alive.any() and len(tokens) < max_new_tokens:
-            states = self.transformer(new, mask, cache)                         # (B, T, C), T = P and then 1
-            logits = self.head(states[:, -1]).float()                           # (B, V)
-            distribution = F.log_softmax(logits / (temperature or 1.0), dim=-1)     # (B, V)
-            if temperature:
-                new = torch.multinomial(distribution.exp(), 1)                  # (B, 1)
-            else:
-                new = logits.argmax(-1, keepdim=True)                           # (B, 1)
-            tokens.append(new)
-            logprobs.append(distribution.gather(1, new))                        # (B, 1)
-            mask = torch.cat([mask, alive[:, None]], dim=1)                     # (B, S) pads follow <|endoftext|>
-            alive = alive & (new[:, 0] != self.config.eos_token_id)
+        with torch.autocast(ids.device.type, enabled=False):    # the outer one: it casts weights once, not per token
+            while alive.any() and len(tokens) < max_new_tokens:
+                states = self.transformer(new, mask, cache)                     # (B, T, C), T = P and then 1
+                logits = self.head(states[:, -1]).float()                       # (B, V)
+                probs = F.softmax(logits / (temperature or 1.0), dim=-1)        # (B, V)
+                if temperature:     # the token in whose share of [0, total) a random number falls
+                    ends = probs.cumsum(-1)                                     # (B, V)
+                    new = torch.searchsorted(ends, ends[:, -1:] * torch.rand_like(ends[:, :1]), right=True)
+                else:
+                    new = logits.argmax(-1, keepdim=True)                       # (B, 1)
+                tokens.append(new)
+                logprobs.append(probs.gather(1, new).log())                     # (B, 1)
+                mask = torch.cat([mask, alive[:, None]], dim=1)                 # (B, S) pads follow <|endoftext|>
+                alive = alive & (new[:, 0] != self.config.eos_token_id)
         return torch.cat(tokens, dim=1), mask[:, P:], torch.cat(logprobs, dim=1)
 
     def place(self, device, bf16=False, frozen=False):
