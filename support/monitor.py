@@ -93,7 +93,7 @@ class UpdateMonitor:
             check_ratio(ratio, self.bf16)
         self.add(share, {
             "loss/policy": actor_loss, "policy/clipfrac": clipped,
-            "policy/entropy": entropy(logits.detach())[mask].mean(),
+            "policy/entropy": entropy(logits.detach()[mask]).mean(),
             "policy/approxkl": 0.5 * (ratio.log() ** 2).mean(),
             "val/ratio": ratio.mean(), "val/ratio_var": ((ratio - 1) ** 2).mean(),
             "loss/value": critic_loss, "val/clipfrac": value_clipped,
@@ -106,11 +106,11 @@ class UpdateMonitor:
 
     def add(self, share, metrics):
         for name, value in metrics.items():
-            self.totals[name] += (share * value).item()
+            self.totals[name] += (share * value).detach()      # without .item(), which waits for a GPU
 
     def means(self):
         """{name: mean over all steps}, of all processes."""
-        sums = total(torch.tensor(list(self.totals.values()), dtype=torch.double))
+        sums = total(torch.stack(list(self.totals.values())))
         return dict(zip(self.totals, (sums / self.steps).tolist()))
 
 
