@@ -77,7 +77,7 @@ def evaluated(name, seed):
             shutil.copytree(prepare(seed) / stage, run / stage, dirs_exist_ok=True)
         process("from functools import partial; import ppo, evaluate; from ablations import critic_from_sft\n"
                 f"{change}\nflags = dict(run={str(run)!r}, seed={seed})\n"
-                f"ppo.main(ppo.Config(**flags, sample_every=1000, **{flags!r}))\n"
+                f"ppo.main(ppo.Config(**flags, **{flags!r}))\n"
                 f"evaluate.main(evaluate.Config(**flags, json={str(report)!r}))")
     return json.loads(report.read_text())
 
