@@ -60,4 +60,4 @@ def add_evaluation(folder, cfg, table):
     card = folder / "README.md"
     if card.exists():
         before = card.read_text(encoding="utf-8").partition(EVALUATION)[0]
-        write_whole(card, f"{before}{EVALUATION}\n`{command(cfg, 'evaluate')}`\n```\n{table.strip()}\n```\n")
+        write_whole(card, f"{before}{EVALUATION}\n`{command(cfg, 'evaluate')}`\n```\n{table}\n```\n")

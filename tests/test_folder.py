@@ -288,6 +288,6 @@ def test_a_card_says_what_the_hub_shows_and_ends_with_the_last_evaluation(made, 
         assert line in card.splitlines()
     cfg = evaluate.Config(json="numbers.json")
     add_evaluation(folder, cfg, "old")
-    add_evaluation(folder, cfg, "ppo vs sft")
+    add_evaluation(folder, cfg, "  score\nppo vs sft")
     added = (folder / "README.md").read_text()
-    assert added == card + "\n## Evaluation\n\n`python evaluate.py --json numbers.json`\n```\nppo vs sft\n```\n"
+    assert added == card + "\n## Evaluation\n\n`python evaluate.py --json numbers.json`\n```\n  score\nppo vs sft\n```\n"
