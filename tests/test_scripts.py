@@ -96,3 +96,13 @@ def test_ones_own_data_goes_through_all_stages(finished, tmp_path):
         done = python(tmp_path / "run", f"{command} --data {path} --device cpu")
         assert done.returncode == 0, done.stderr
     assert "judge: reward_model" in done.stdout
+
+
+def test_the_benchmark_measures_ours_beside_transformers(tmp_path):
+    """It also checks for itself that greedy tokens are the same."""
+    command = f"tests/bench.py --sizes S --work generation --repeats 1 --scaling= --json {tmp_path / 'bench.json'}"
+    done = python(None, command)
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert row["unit"] == "tokens/s" and row["rate"] * row["seconds"] == pytest.approx(32 * 64)
+    assert row["ratio"] == pytest.approx(row["theirs"] / row["seconds"]) and 0 < row["of_peak"] < 1 < row["mib"]
