@@ -251,13 +251,13 @@ def train(actor, critic, reference, reward_model, prompts, samples, folder, cfg,
     """Train actor and critic in place on prompts (lists of ids)."""
     actor_optimizer, critic_optimizer = adamw(actor), adamw(critic)
     state = {"kl_coef": cfg.kl_coef, "negatives": 0}
-    loop = Loop(folder, cfg.steps, cfg, state, actor=actor, critic=critic,
+    loop = Loop(folder, cfg.steps, cfg, prompts, samples.tokenizer, state,
+                actor=actor, critic=critic,
                 actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer)
     for step in loop:
         lr = set_learning_rate(actor_optimizer, cfg.lr, step, cfg.steps)
         set_learning_rate(critic_optimizer, cfg.critic_lr, step, cfg.steps)
         kl_coef = state["kl_coef"]
-
         batch = own_part(minibatch(prompts, cfg.batch_size, step, cfg.seed))
         ids, mask = pad(batch, left=True, device=device)    # (B, P)
         experience = make_experience(
@@ -266,7 +266,8 @@ def train(actor, critic, reference, reward_model, prompts, samples, folder, cfg,
         metrics = learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg)
 
         metrics |= describe(experience, kl_coef, actor.config.eos_token_id) | {"lr": lr}
-        loop.log(metrics, show=["objective/scores", "objective/kl", "length"])
+        loop.log(metrics, show=["objective/scores", "objective/kl", "length"],
+                 batch=experience)
         if cfg.kl_target > 0:
             state["kl_coef"] = adapt_kl_coef(kl_coef, metrics["objective/kl"].item(),
                                              cfg.kl_target, cfg.kl_horizon, cfg.batch_size)
@@ -276,7 +277,7 @@ def train(actor, critic, reference, reward_model, prompts, samples, folder, cfg,
 
 
 def main(cfg):
-    run, device, bf16 = start(cfg, "ppo/resume.pt")
+    run, device, bf16 = start(cfg, "ppo")
     train_set, test_set = data.load(cfg.data)
     sft, rm = find_model(run, "sft"), find_reward_model(run, cfg.reward_model)
     tokenizer = Tokenizer.shared(sft, rm)

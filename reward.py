@@ -111,10 +111,10 @@ def fit_normalisation(model, sft, prompts, cfg, device):
 
 # ----------------------------------------------------------------------------- the loop
 
-def train(model, examples, folder, cfg, device):
+def train(model, examples, tokenizer, folder, cfg, device):
     """Train `model` in place on (prompt ids, [completion ids, best first])."""
     optimizer = adamw(model)
-    loop = Loop(folder, cfg.steps, cfg, model=model, optimizer=optimizer)
+    loop = Loop(folder, cfg.steps, cfg, examples, tokenizer, model=model, optimizer=optimizer)
     for step in loop:
         rate = set_learning_rate(optimizer, cfg.lr, step, cfg.steps)
         scores = []
@@ -125,18 +125,16 @@ def train(model, examples, folder, cfg, device):
             scores.append(torch.stack([chosen, rejected]).detach())                     # (2, pairs)
         chosen, rejected = gather(torch.cat(scores, dim=1).T).T                         # (pairs), (pairs)
         loss = pairwise_loss(chosen, rejected)
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss of step {step} is {loss.item()}: lower --lr")
         norm = take_step(model, optimizer)
         loop.log({
             "loss": loss, "accuracy": (chosen > rejected).float().mean(), "margin": (chosen - rejected).mean(),
             "score/chosen": chosen.mean(), "score/rejected": rejected.mean(), "lr": rate, "gradient_norm": norm,
-        }, show=["loss", "accuracy"])
+        }, show=["loss", "accuracy"], batch=batch)
     loop.close()
 
 
 def main(cfg):
-    run, device, bf16 = start(cfg, "reward/resume.pt")
+    run, device, bf16 = start(cfg, "reward")
     train_set, test_set = data.load(cfg.data)
     sft_folder = find_model(run, "sft")
     init = find_folder(cfg.init) if cfg.init else sft_folder
@@ -149,7 +147,7 @@ def main(cfg):
     examples = encode_comparisons(train_set.need("comparisons", cfg.data), tokenizer, block_size)
     prompts = encode_prompts(train_set.prompts, tokenizer, block_size, cfg.max_new_tokens)
 
-    train(model, examples, run / "reward", cfg, device)
+    train(model, examples, tokenizer, run / "reward", cfg, device)
 
     if test_set.comparisons:
         held_out = encode_comparisons(test_set.comparisons[:5000], tokenizer, block_size)

@@ -11,7 +11,6 @@ InstructGPT (arXiv:2203.02155, section 3.5) does the same from GPT-3.
 
 Axes: B batch, T tokens, C channels, V vocabulary, N tokens of the batch that carry loss.
 """
-import math
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +21,6 @@ from data.batches import micro_batches, minibatch, pad
 from data.encode import encode_demonstrations, encode_texts
 from data.tokenizer import Tokenizer
 from gpt import GPT, GPTConfig
-from support import UserError
 from support.command_line import TrainingFlags, launch, start
 from support.distributed import own_part, total
 from support.hub import find_folder
@@ -72,10 +70,10 @@ def test_loss(model, examples, cfg, device):
 
 # ----------------------------------------------------------------------------- the loop
 
-def train(model, examples, held_out, folder, steps, lr, cfg, device):
+def train(model, examples, held_out, tokenizer, folder, steps, lr, cfg, device):
     """Train `model` in place on (prompt ids, completion ids) pairs."""
     optimizer = adamw(model)
-    loop = Loop(folder, steps, cfg, model=model, optimizer=optimizer)
+    loop = Loop(folder, steps, cfg, examples, tokenizer, model=model, optimizer=optimizer)
     for step in loop:
         rate = set_learning_rate(optimizer, lr, step, steps)
         loss = 0.0
@@ -85,10 +83,8 @@ def train(model, examples, held_out, folder, steps, lr, cfg, device):
             part_loss.backward()
             loss += part_loss.item()
         loss = total(loss).item()
-        if not math.isfinite(loss):
-            raise UserError(f"the loss of step {step} is {loss}: lower the learning rate")
         norm = take_step(model, optimizer)
-        loop.log({"loss": loss, "lr": rate, "gradient_norm": norm}, show=["loss"])
+        loop.log({"loss": loss, "lr": rate, "gradient_norm": norm}, show=["loss"], batch=batch)
     if held_out:
         loss = test_loss(model, held_out, cfg, device)
         loop.log({"test_loss": loss})
@@ -104,28 +100,30 @@ def pretrain(texts, tokenizer, run, cfg, device, bf16):
     shape = GPTConfig(tokenizer.vocab_size, cfg.block_size, cfg.n_layer, cfg.n_head, cfg.n_embd, tokenizer.eos)
     model = GPT(shape).place(device, bf16)
     pages = encode_texts(texts, tokenizer, cfg.block_size)
-    train(model, pages, [], base, cfg.pretrain_steps, cfg.pretrain_lr, cfg, device)
+    train(model, pages, [], tokenizer, base, cfg.pretrain_steps, cfg.pretrain_lr, cfg, device)
     finish(model, tokenizer, base, cfg)
     return model
 
 
 def main(cfg):
-    run, device, bf16 = start(cfg, "base/resume.pt", "base/config.json", "sft/resume.pt")
+    run, device, bf16 = start(cfg, "base", "sft")
     train_set, test_set = data.load(cfg.data)
     demonstrations = train_set.need("demonstrations", cfg.data)
     if cfg.init == "scratch":
-        parse_train(cfg.train, cfg.n_layer)         # a mistake is told now, not after minutes of reading
-        tokenizer = data.tokenizer_for(cfg.data)
-        model = pretrain(train_set.need("texts", cfg.data), tokenizer, run, cfg, device, bf16)
+        parse_train(cfg.train, cfg.n_layer)         # mistakes are told now, not after minutes of reading
+        tokenizer, block_size = data.tokenizer_for(cfg.data), cfg.block_size
     else:
         folder = find_folder(cfg.init)
         tokenizer, model = Tokenizer.load(folder), GPT.from_pretrained(folder, device, bf16)
-    set_trainable(model, cfg.train)
-    print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
-    block_size = min(cfg.block_size, model.config.block_size)
+        block_size = min(cfg.block_size, model.config.block_size)
     examples = encode_demonstrations(demonstrations, tokenizer, block_size)
     held_out = encode_demonstrations(test_set.demonstrations, tokenizer, block_size) if test_set.demonstrations else []
-    train(model, examples, held_out, run / "sft", cfg.steps, cfg.lr, cfg, device)
+    if cfg.init == "scratch":
+        model = pretrain(train_set.need("texts", cfg.data), tokenizer, run, cfg, device, bf16)
+    torch.manual_seed(cfg.seed)                     # base/ was just made or was there: go on alike
+    set_trainable(model, cfg.train)
+    print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
+    train(model, examples, held_out, tokenizer, run / "sft", cfg.steps, cfg.lr, cfg, device)
     finish(model, tokenizer, run / "sft", cfg)
 
 

@@ -21,6 +21,7 @@ from data.tokenizer import FILE as TOKENIZER_FILE, Tokenizer
 from support import UserError
 
 TOY = Path(__file__).parent / "toy"
+KINDS = ("text", "demonstrations", "comparisons", "prompts")
 TEST_SHARE = 0.05                   # of the prompts of a data set that has no test split of its own
 
 
@@ -43,7 +44,7 @@ def load(name):
     """(train, test) of the data set `name`. Raises UserError when there is none or a row is malformed."""
     if name == "toy":
         make_toy()
-        train = [read_jsonl(TOY / f"{kind}.jsonl") for kind in ("text", "demonstrations", "comparisons", "prompts")]
+        train = [read_jsonl(TOY / f"{kind}.jsonl") for kind in KINDS]
         return gather(sum(train, [])), gather(read_jsonl(TOY / "test.jsonl"))
     if name.partition(":")[0] == "hh":
         return tuple(map(gather, hh.load(name)))
@@ -53,7 +54,9 @@ def load(name):
         train, test = hub_set.load(name)
         return (gather(train), gather(test)) if test else split(train, name)
     path = Path(name)
-    if not path.is_file():
+    if path.is_dir():
+        raise UserError(f"--data {name}: a folder; give a file of rows in it, .jsonl or .jsonl.gz")
+    if not path.exists():
         raise UserError(f"--data {name}: no such file (and no data set of that name; there are: toy, hh, tldr)")
     return split(read_jsonl(path), path)
 
@@ -61,11 +64,12 @@ def load(name):
 def make_toy():
     """Write the toy's files if they are not there or older than their program. It runs as a process of
     its own, so that the judge, which lives in it, is never in the memory of a training script."""
-    made = TOY / TOKENIZER_FILE                         # the last file that it writes
+    files = [TOY / TOKENIZER_FILE, *(TOY / f"{kind}.jsonl" for kind in (*KINDS, "test"))]
     changed = max(path.stat().st_mtime for path in TOY.parent.glob("toy*.*"))
-    if not made.exists() or made.stat().st_mtime < changed:
-        subprocess.run([sys.executable, "-m", "data.toy"], cwd=TOY.parent.parent, check=True,
-                       stdout=subprocess.DEVNULL)
+    if any(not file.exists() or file.stat().st_mtime < changed for file in files):
+        made = subprocess.run([sys.executable, "-m", "data.toy"], cwd=TOY.parent.parent, capture_output=True, text=True)
+        if made.returncode:
+            raise UserError(f"the toy's files could not be written to {TOY}: {made.stderr.strip().splitlines()[-1]}")
 
 
 def tokenizer_for(name):
@@ -84,9 +88,9 @@ def gather(rows):
     prompts = [row["prompt"] for row in rows if row.keys() == {"prompt"}]
 
     demonstrations = demonstrations or [(prompt, ranking[0]) for prompt, ranking in comparisons]
-    prompts = list(dict.fromkeys(prompts or [prompt for prompt, _ in demonstrations]))
+    prompts = prompts or [prompt for prompt, _ in demonstrations if prompt.strip()]     # nothing asks for no answer
     texts = texts or [prompt + completion for prompt, completion in demonstrations]
-    return Dataset(texts, demonstrations, comparisons, prompts)
+    return Dataset(texts, demonstrations, comparisons, list(dict.fromkeys(prompts)))
 
 
 def split(rows, path):

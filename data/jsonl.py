@@ -1,12 +1,12 @@
 """People's own rows: JSON lines, gzipped or not, in TRL's shapes or HH's raw form."""
 import gzip
-import json
 import re
 import zlib
 from collections import Counter
 
 from data.messages import Dropped, plain
-from support import UserError
+from support import UserError, reason
+from support.files import parse_json
 
 TURN = "\n\nAssistant:"
 # A row with one of these keys must have all of those; one with none of them must be a page.
@@ -37,23 +37,12 @@ def read_rows(name, pairs):
 def objects(path):
     """(where, object) of every line that is not blank; `where` names file and line. Raises UserError."""
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield f"{path}, line {number}", parse(line, f"{path}, line {number}")
+                    yield f"{path}, line {number}", parse_json(line, f"{path}, line {number}")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-
-
-def parse(line, where):
-    """The object on one line."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
-    if not isinstance(row, dict):
-        raise UserError(f'{where}: a row must be an object like {{"prompt": "…"}}, not {line.strip()[:40]}')
-    return row
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({reason(error)})") from error
 
 
 def shaped(row, where):
@@ -63,10 +52,13 @@ def shaped(row, where):
         keys = ("chosen", "rejected")
     for key in keys:
         if key not in row:
-            raise UserError(f'{where}: the key "{key}" is missing (the row has: {", ".join(row) or "nothing"})')
+            there = ", ".join(list(row)[:9]) or "nothing"
+            raise UserError(f'{where}: the key "{key}" is missing (the row has: {there})')
         strings, kind = (row[key], "a list of strings") if key == "completions" else ([row[key]], "a string")
         if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
             raise UserError(f'{where}: "{key}" must be {kind}')
+        if any("\ud800" <= c <= "\udfff" for string in strings if not string.isascii() for c in string):
+            raise UserError(f'{where}: "{key}" has one half of a character, such as \\ud83d; write all of it or none')
     return {key: row[key] for key in keys}
 
 

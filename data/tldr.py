@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 from data.jsonl import objects, usable
 from data.tokenizer import Tokenizer
-from support import UserError
+from support import UserError, reason
 from support.files import write_whole
 
 STORE = "https://openaipublic.blob.core.windows.net/summarize-from-feedback"
@@ -87,9 +87,9 @@ def download(address, path):
     try:
         if not path.exists():
             write_whole(path, lambda temporary: receive(address, temporary, path.name))
-    except (OSError, HTTPException) as error:                   # urllib's own errors are OSErrors
-        raise UserError(f"{address} could not be downloaded to {path} ({error}); connect once, and it is read from "
-                        "there ever after") from error
+    except (OSError, HTTPException, ValueError, OverflowError) as error:    # the last two: for an impossible proxy
+        raise UserError(f"{address} could not be downloaded to {path} ({reason(error)}); connect once, and it is read "
+                        "from there ever after") from error
     return path
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import tiktoken
 
 from data.tokenizer_json import EOS, read_tokens, write_tokenizer
-from support import UserError
-from support.files import read_config, write_whole
+from support import UserError, reason
+from support.checkpoint import read_config
+from support.files import read_text, write_whole
 
+SINGLE_BYTES = {bytes([b]) for b in range(256)}
 FILE = "tokenizer.tiktoken"         # tiktoken's own format: base64 of the token's bytes, space, rank
 # The small vocabulary's pieces: a speaker's name, a word with the space before it, a number, punctuation.
 WORDS = r"\n\nHuman:|\n\nAssistant:| ?[A-Za-z']+| ?[0-9]+| ?[^\sA-Za-z0-9']+|\s"
@@ -33,7 +35,7 @@ class Tokenizer:
         """GPT-2's 50,257 tokens; tiktoken downloads them once. Raises UserError when it can't."""
         try:
             return cls("gpt2", tiktoken.get_encoding("gpt2"))
-        except OSError as error:            # requests' errors are OSErrors
+        except (OSError, ValueError) as error:      # requests' errors are OSErrors; what came is not what was asked for
             raise UserError("GPT-2's vocabulary is not on this machine and could not be downloaded: connect once, "
                             f"or point TIKTOKEN_CACHE_DIR at a folder that has it ({type(error).__name__})") from error
 
@@ -52,8 +54,8 @@ class Tokenizer:
         folder, config = Path(folder), read_config(folder)
         name = "words" if config.get("tokenizer_name") == "words" else "gpt2"
         tokens = None if name == "words" and (folder / FILE).exists() else read_tokens(folder)
-        if tokens:
-            tokenizer = cls.words(tokens, name)
+        if tokens is not None:
+            tokenizer = cls.words(checked(tokens, folder / "tokenizer.json"), name)
         else:
             tokenizer = cls.read(folder / FILE) if name == "words" else cls.gpt2()
         if tokens and name == "gpt2" and tokenizer.fingerprint != GPT2_FINGERPRINT:
@@ -83,7 +85,11 @@ class Tokenizer:
         """The vocabulary in a `tokenizer.tiktoken`. Raises UserError if there is none."""
         if not Path(file).is_file():
             raise UserError(f"{file} is missing, the vocabulary that the model beside it was trained with")
-        return cls.words([base64.b64decode(line.split()[0]) for line in Path(file).read_text().splitlines()])
+        try:
+            tokens = [base64.b64decode(line.split()[0], validate=True) for line in read_text(file).splitlines()]
+        except (ValueError, IndexError) as error:
+            raise UserError(f"{file} is damaged ({reason(error)}): copy it or train the model again") from error
+        return cls.words(checked(tokens, file))
 
     def save(self, folder, config=None):
         """Lay the vocabulary into a folder; into a model's, with its config.json as `config`, for transformers, too."""
@@ -109,3 +115,10 @@ class Tokenizer:
         """The text of a list of ids. <|endoftext|>, the last token, says nothing; nor does an id above it, which a
         model has whose vocabulary was rounded up."""
         return self.encoding.decode([i for i in ids if i < self.eos])
+
+
+def checked(tokens, file):
+    """The tokens of a file. Raises UserError unless all 256 bytes are among them, and none is there twice."""
+    if not SINGLE_BYTES <= set(tokens) or len(set(tokens)) < len(tokens):
+        raise UserError(f"{file} is damaged (tokens are missing or twice in it): copy it or train the model again")
+    return tokens

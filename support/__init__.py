@@ -3,3 +3,13 @@
 
 class UserError(Exception):
     """A mistake that the user can mend. The command line shows its one sentence and no traceback."""
+
+
+def printable(text):
+    """The text with each character that no terminal should get, such as an escape or half an emoji, spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def reason(error):
+    """The first line of what an error says, without the file, which the sentence around it names anyway."""
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__

@@ -5,27 +5,61 @@ matrices are (out, in), as nn.Linear has them; in GPT-2's files they are (in, ou
 """
 import json
 import math
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from support import UserError
-from support.files import read_config, read_json, write_whole
+from support import UserError, reason
+from support.files import read_json, write_whole
+from support.memory import check_weights
 
 # What config.json must say for a model to be GPT-2 as gpt.py has it: key -> values; a missing key means the first.
 GPT2 = {"model_type": ["gpt2"], "activation_function": ["gelu_new", "gelu_pytorch_tanh"], "layer_norm_epsilon": [1e-5],
         "scale_attn_weights": [True], "scale_attn_by_inverse_layer_idx": [False], "add_cross_attention": [False],
         "tie_word_embeddings": [True]}
 
+SIZES = {"vocab_size": 50257, "n_positions": 1024, "n_layer": 12, "n_head": 12, "n_embd": 768}
+
 # ----------------------------------------------------------------------------- config.json
+
+def read_config(folder):
+    """The config.json of a model folder, its sizes checked. Raises UserError if there is none, or a damaged one."""
+    file = Path(folder) / "config.json"
+    if not file.exists():
+        raise UserError(f"{folder}: no model here, there is no {file}")
+    config = read_json(file)
+    for key, default in SIZES.items():
+        value = config.get(key, default)
+        if type(value) is not int or value < 1:
+            raise UserError(f"{file}: {key} is {in_json(value)}, and must be a whole number above 0")
+    vocab, positions, layers, channels = (config.get(key, SIZES[key]) for key in SIZES if key != "n_head")
+    check_weights(vocab, positions, layers, channels, file)
+    eos, mean, std = config.get("eos_token_id", 0), config.get("reward_mean", 0.0), config.get("reward_std", 1.0)
+    if type(eos) is not int or eos < 0:
+        raise UserError(f"{file}: eos_token_id is {in_json(eos)}, and must be the number of a token")
+    if not is_number(mean) or not is_number(std) or std <= 0:
+        raise UserError(f"{file}: reward_mean is {in_json(mean)} and reward_std {in_json(std)}, "
+                        "which normalises no score: run reward.py again")
+    return config
+
+
+def is_number(value):
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def in_json(value):
+    """A value as it stands in JSON, cut short."""
+    return json.dumps(value)[:40]
+
 
 def read_shape(folder, fields):
     """What a folder's config.json says of a config's `fields`, by name. Raises UserError if it is not GPT-2."""
     stored = read_config(folder)
     for key, right in {**GPT2, "n_inner": [None, 4 * stored.get("n_embd", 768)]}.items():
         if stored.get(key, right[0]) not in right:
-            raise UserError(f"{folder}/config.json: {key} is {json.dumps(stored[key])}, "
+            raise UserError(f"{folder}/config.json: {key} is {in_json(stored[key])}, "
                             f"and GPT-2's is {json.dumps(right[0])}")
     if "model_type" not in stored:
         raise UserError(f"{folder}/config.json names no model_type, so this is no model that transformers saved")
@@ -36,7 +70,7 @@ def read_shape(folder, fields):
 
 def is_scorer(stored):
     """Whether a config.json is that of a reward model or critic."""
-    return "GPT2ForSequenceClassification" in (stored.get("architectures") or [])
+    return stored.get("architectures") == ["GPT2ForSequenceClassification"]
 
 
 def config_json(shape, tokenizer):
@@ -55,7 +89,6 @@ def config_json(shape, tokenizer):
         config.update(architectures=["GPT2ForSequenceClassification"], id2label={"0": "reward"},
                       label2id={"reward": 0}, pad_token_id=eos if eos_is_pad else 0)
     return config
-
 
 
 def generation_json(config):
@@ -82,6 +115,8 @@ def read_weights(folder, expected, new_head=False):
         if tensors[name].shape != tensor.shape:
             raise UserError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, "
                             f"its config.json asks for {tuple(tensor.shape)}")
+        if not tensors[name].float().isfinite().all():
+            raise UserError(f"{folder}: {name} holds NaN or infinity, so the training that made it had failed")
     if left := sorted(tensors.keys() - expected.keys()):
         whole = "a language model" if left[0] == "score.weight" else "GPT-2"
         raise UserError(f"{folder}: {left[0]} is no part of {whole}")
@@ -93,7 +128,7 @@ def read_tensors(folder):
     index, files = folder / "model.safetensors.index.json", ["model.safetensors"]
     if not (folder / files[0]).exists():
         if index.exists():
-            files = sorted(set(read_json(index).get("weight_map", {}).values()))
+            files = shards(index)
         elif list(folder.glob("pytorch_model*.bin")):
             kind = "SequenceClassification" if is_scorer(read_config(folder)) else "CausalLM"
             raise UserError(f"{folder} has its weights as pytorch_model.bin only, a format that can hide programs; "
@@ -105,9 +140,17 @@ def read_tensors(folder):
     for file in files:
         try:
             tensors.update(load_file(folder / file))
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{folder / file}: cannot be read ({error})") from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UserError(f"{folder / file}: cannot be read ({reason(error)}); copy or train it again") from error
     return tensors
+
+
+def shards(index):
+    """The files that a model.safetensors.index.json lists."""
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+        raise UserError(f"{index}: weight_map must name the file of each tensor")
+    return sorted(set(listed.values()))
 
 
 def plain_names(tensors, folder):
@@ -135,8 +178,9 @@ def write_model(folder, tensors, shape, tokenizer):
     tensors = {name: transposed(name, tensor).contiguous() for name, tensor in tensors.items()}
     write_whole(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     config = config_json(shape, tokenizer)
-    write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
     if not is_scorer(config):
         write_whole(folder / "generation_config.json", json.dumps(generation_json(config), indent=2) + "\n")
     if tokenizer:
         tokenizer.save(folder, config)
+    # The config comes last: a folder that has one is a whole model.
+    write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")

@@ -1,44 +1,92 @@
 """Files that are complete or absent, and JSON that is checked."""
+import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
-from support import UserError
+from safetensors import SafetensorError
+
+from support import UserError, reason
 from support.distributed import rank
 
 
 def write_whole(path, content):
-    """Write a file under a temporary name and move it into place: no reader ever sees half of it, and a
-    crash leaves the old one. `content` is text, or a function that is given the path to write. Of several processes
-    only the first one writes."""
+    """Write a file under a temporary name and move it into place. No reader ever sees half of it, and whatever
+    ends the program or the machine, the file is the old one or the new one. `content` is text, or a function that
+    is given the path to write. Of several processes only the first one writes."""
     if rank() > 0:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    remove_leftovers(path.parent)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.partial"
     try:
         if isinstance(content, str):
             temporary.write_text(content, encoding="utf-8")
         else:
             content(temporary)
+        flush(temporary)            # else a power cut could leave a new name with nothing in it
         os.replace(temporary, path)
+        flush(path.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:   # a full disk, as Python, torch and safetensors say it
+        left = shutil.disk_usage(path.parent).free // 2 ** 20
+        said = f"could not be written ({reason(error)}; {left:,} MiB were left on its disk)"
+        raise OSError(getattr(error, "errno", None) or errno.EIO, said, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def read_json(file):
-    """The object in a JSON file. Raises UserError if there is none in it."""
+def flush(path):
+    """Return when a file, or the list of files of a folder, has reached the disk."""
+    if os.name == "nt":             # Windows flushes no file that is open for reading, and no folder at all
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:                                 # no JSON, or not even UTF-8
-        raise UserError(f"{file}: not JSON ({error})") from error
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder):
+    """Remove the temporary files of programs that were killed while they wrote into `folder`."""
+    for file in folder.glob(".*.*.partial"):
+        writer = file.name.split(".")[-2]
+        if writer == str(os.getpid()) or writer.isdigit() and not is_running(int(writer)):
+            file.unlink(missing_ok=True)
+
+
+def is_running(process):
+    """Whether there is a process of this number, as far as this machine knows."""
+    try:
+        os.kill(process, 0)         # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):    # somebody else's; or no number that a process can have
+        return True
+    return True
+
+
+def read_text(file):
+    """The text in a file. Raises UserError if it can't be read."""
+    try:
+        return Path(file).read_text(encoding="utf-8-sig")      # some programs mark UTF-8
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as UTF-8 text ({reason(error)})") from error
+
+
+def parse_json(text, where):
+    """The object in a JSON text. Raises UserError, which begins with `where`, if it is anything else."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
+    except (ValueError, RecursionError) as error:       # a number of more than 4,300 digits; brackets in brackets
+        raise UserError(f"{where}: not JSON that can be read ({reason(error)})") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file}: must hold an object, {{…}}")
+        raise UserError(f"{where}: must be an object, {{…}}, not {text.strip()[:40]}")
     return content
 
 
-def read_config(folder):
-    """The config.json of a model folder. Raises UserError if there is none, or no JSON in it."""
-    file = Path(folder) / "config.json"
-    if not file.exists():
-        raise UserError(f"{folder}: no model here, there is no {file}")
-    return read_json(file)
+def read_json(file):
+    """The object in a JSON file. Raises UserError if there is none in it."""
+    return parse_json(read_text(file), file)

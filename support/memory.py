@@ -1,5 +1,6 @@
 """The four models of PPO in figures: what moves in each, and whether they fit the GPU."""
 import math
+import os
 
 import torch
 
@@ -35,3 +36,13 @@ def check_memory(models, folders, longest_prompt, cfg, device):
     if needed > free:
         raise UserError(f"this run needs about {needed / 2 ** 30:.1f} GiB and {device} has {free / 2 ** 30:.1f} GiB "
                         "free: lower --micro_batch_size, then --batch_size, then take --train lora:8")
+
+
+def check_weights(vocab, positions, layers, channels, source):
+    """Refuse a shape that cannot fit this machine, before memory is asked for; `source` is where it stands."""
+    weights = channels * (vocab + positions + layers * (12 * channels + 13) + 2)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 64 * 2 ** 30
+    if 4 * weights > machine:
+        raise UserError(f"{source}: a model of {layers:,} layers, {channels:,} channels, {vocab:,} tokens and "
+                        f"{positions:,} positions has {weights:.1e} weights, too many for this machine's "
+                        f"{machine / 2 ** 30:.0f} GiB")

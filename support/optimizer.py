@@ -23,9 +23,11 @@ def set_learning_rate(optimizer, peak, step, steps, warmup=0.05):
 
 
 def take_step(model, optimizer):
-    """Clip the gradient to norm 1, step, zero: in this order, after backward. Returns the norm before clipping."""
+    """Clip the gradient to norm 1, step, zero: in this order, after backward. Returns the norm before clipping. If that
+    is not finite no step is taken, since it would spoil all weights; `Loop.log` then stops the run."""
     sum_gradients(model)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
+    if norm.isfinite():
+        optimizer.step()
     optimizer.zero_grad()
     return norm

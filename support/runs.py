@@ -1,9 +1,11 @@
 """A run is a folder: base/, sft/, reward/, ppo/, and TensorBoard's logs. Each stage finds its predecessors there."""
+import os
+import shutil
 from pathlib import Path
 
 from support import UserError
 from support.card import write_card
-from support.files import read_config
+from support.checkpoint import read_config
 from support.hub import find_folder
 
 
@@ -15,6 +17,27 @@ def run_folder(cfg):
     if cfg.data.startswith("hub:"):
         name = cfg.data.partition("/")[2].replace("/", "-")
     return Path("out") / name.replace(":", "-").replace("+", "-")
+
+
+def check_run(cfg, stages):
+    """Find out before the work, and not after it, that it could not be saved, or that there is nothing to resume.
+    `stages` are the folders that a script fills, in order."""
+    run, file = run_folder(cfg), getattr(cfg, "json", "")
+    folders = [run / name for name in (*stages, "logs")] if stages else [Path(file).parent] * bool(file)
+    for folder in folders:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise UserError(f"{there} is a file, but {folder} must be a folder: move the file, or give another --run")
+        if not os.access(there, os.W_OK):
+            raise UserError(f"{there} can't be written to: change who may, or give another --run")
+    if file and Path(file).is_dir():
+        raise UserError(f"--json {file}: a folder; give the name of a file in it")
+    if stages and cfg.resume and not any((run / stage / "resume.pt").exists() for stage in stages):
+        *before, last = ((run / stage / "config.json").exists() for stage in stages)
+        if last or not any(before):
+            there = "is finished" if last else "has no resume.pt"
+            raise UserError(f"--resume: {run / stages[-1]} {there}, so there is nothing to go on with; "
+                            "start without --resume")
 
 
 def find_model(run, stage):
@@ -33,6 +56,19 @@ def find_reward_model(run, name):
         print(f"the scores of {folder} are used as they are; `python reward.py --init {folder} --steps 0` would "
               "normalise them to mean 0 and standard deviation 1 on completions of the SFT model, as β expects")
     return folder
+
+
+def set_aside(folder):
+    """Keep what an earlier run left in a stage's folder, and its curves, under another name; what had that goes."""
+    finished = (folder / "config.json").exists()
+    if not finished and not (folder / "resume.pt").exists():
+        return
+    kept = f"{folder.name}.{'old' if finished else 'unfinished'}"
+    for parent in (folder.parent / "logs", folder.parent):
+        if (parent / folder.name).exists():
+            shutil.rmtree(parent / kept, ignore_errors=True)
+            (parent / folder.name).rename(parent / kept)
+    print(f"{folder} was there from an earlier run, now kept as {folder.parent / kept}")
 
 
 def finish(model, tokenizer, folder, cfg):

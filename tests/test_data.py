@@ -159,7 +159,7 @@ def test_equal_or_empty_completions_leave_a_ranking_and_not_the_ranking_the_file
 
 @pytest.mark.parametrize("row, message", [
     ('{"prompt": ', "line 2: not JSON"),
-    ('["p"]', "line 2: a row must be an object"),
+    ('["p"]', "line 2: must be an object"),
     ({"completion": " c"}, 'line 2: the key "prompt" is missing'),
     ({"prompt": "p", "chosen": " c"}, 'line 2: the key "rejected" is missing'),
     ({"rejected": " c"}, 'line 2: the key "chosen" is missing'),

@@ -186,8 +186,8 @@ def test_two_steps_on_demonstrations_are_the_same_in_micro_batches(plain_steps, 
     """The completions have 2, 6, 1 and 3 tokens to learn: a mean over examples would be another step."""
     def trained(**changes):
         gpt, cfg = model(), sft.Config(batch_size=4, save_every=9, **changes)
-        sft.train(gpt, DEMONSTRATIONS, DEMONSTRATIONS, tmp_path, 2, 0.1, cfg, "cpu")
-        return quiet.runs.pop(tmp_path.name), torch.cat([p.detach().flatten() for p in gpt.parameters()])
+        sft.train(gpt, DEMONSTRATIONS, DEMONSTRATIONS, None, tmp_path / "sft", 2, 0.1, cfg, "cpu")
+        return quiet.runs.pop("sft"), torch.cat([p.detach().flatten() for p in gpt.parameters()])
     (whole, parameters), (parts, again) = trained(), trained(micro_batch_size=size)
     close(again, parameters, 1e-5)
     for step in (0, 1, 2):
@@ -199,7 +199,7 @@ def test_two_steps_on_rankings_are_the_same_in_micro_batches(plain_steps, quiet,
     """The rankings stand for 1, 6 and 3 pairs."""
     def trained(**changes):
         rm, cfg = critic(), reward.Config(batch_size=3, steps=2, lr=0.1, save_every=9, **changes)
-        reward.train(rm, RANKINGS, tmp_path / "reward", cfg, "cpu")
+        reward.train(rm, RANKINGS, None, tmp_path / "reward", cfg, "cpu")
         return quiet.runs.pop("reward"), torch.cat([p.detach().flatten() for p in rm.parameters()])
     (whole, parameters), (parts, again) = trained(), trained(micro_batch_size=size)
     close(again, parameters, 1e-5)

@@ -8,7 +8,7 @@ from support.loop import Loop
 
 
 def logged(folder, start, steps):
-    loop = Loop(folder / "ppo", steps, SimpleNamespace(resume=False, save_every=100))
+    loop = Loop(folder / "ppo", steps, SimpleNamespace(resume=start > 0, save_every=100), [], None)
     loop.step = start
     for step in loop:
         loop.log({"loss": torch.tensor(step + 0.5, requires_grad=True), "lr": 0.25}, show=["loss"])

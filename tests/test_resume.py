@@ -1,5 +1,10 @@
 """A run that was stopped and resumed is the run that was never stopped, bit for bit."""
+import importlib
+import json
+import os
+import pickle
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,37 +27,83 @@ def weights(folder):
 
 
 def interrupted(run_stage, quiet, script, stop, **flags):
+    """End a run as a power cut would, in the middle of the step `stop`: a number, or (loop, number)."""
     quiet.stop = stop
     with pytest.raises(tiny.Stop):
         run_stage(script, **flags)
     quiet.stop = None
 
 
-@pytest.mark.parametrize("script, stage, before, flags", [
-    (sft, "sft", [], dict(pretrain_steps=2, steps=4)),          # stopped while it learned to answer
-    (sft, "base", [], dict(pretrain_steps=4, steps=2)),         # stopped while it read
-    (reward, "reward", [sft], dict(steps=4)),
-    (reward, "reward", [sft], dict(steps=4, train="lora:2")),
-    (ppo, "ppo", [sft, reward], dict(steps=4, train="lora:2")),
-    (ppo, "ppo", [sft, reward], dict(steps=4, kl_target=0.01, kl_horizon=10, kl_coef=0.5))])
-def test_four_steps_are_two_and_two_more_after_resuming(run_stage, quiet, monkeypatch, script, stage, before, flags):
+STAGES = {"base": (sft, []), "sft": (sft, []), "reward": (reward, [sft]), "ppo": (ppo, [sft, reward])}
+
+
+@pytest.mark.parametrize("stage, flags, save_every, stop", [
+    ("sft", dict(pretrain_steps=2), 2, 3),                      # stopped while it learned to answer
+    ("sft", dict(pretrain_steps=2, train="lora:2"), 3, 3),
+    ("sft", dict(pretrain_steps=2, train="last:1", micro_batch_size=3), 1, 2),
+    ("sft", dict(pretrain_steps=2, train="lora:2"), 9, 1),      # base/ is finished, and nothing of sft/ is saved
+    ("base", dict(pretrain_steps=4, steps=2), 2, 3),            # stopped while it read
+    ("reward", dict(), 1, 1),
+    ("reward", dict(train="lora:2"), 2, 3),
+    ("reward", dict(train="last:1", micro_batch_size=1), 3, 3),
+    ("ppo", dict(train="lora:2"), 2, 3),
+    ("ppo", dict(train="last:1", micro_batch_size=4), 1, 1),
+    ("ppo", dict(micro_batch_size=1, sample_every=1), 3, 3),
+    ("ppo", dict(kl_target=0.01, kl_horizon=10, kl_coef=0.5), 2, 3)])
+def test_a_resumed_run_is_the_run_that_was_never_stopped(run_stage, quiet, stage, flags, save_every, stop):
+    script, before = STAGES[stage]
+    flags = {"steps": 4, **flags}
     for earlier in before:
         run = run_stage(earlier)
     run = run_stage(script, **flags)
     whole, whole_log = weights(run), dict(quiet.runs[stage])
     configs = {path: path.read_text() for path in run.rglob("config.json")}
-    shutil.rmtree(run / stage)
+    for folder in ("base", "sft") if script is sft else (stage,):
+        shutil.rmtree(run / folder)
     quiet.runs.clear()
 
-    interrupted(run_stage, quiet, script, 3, save_every=2, **flags)
+    interrupted(run_stage, quiet, script, (stage, stop), save_every=save_every, **flags)
     torch.manual_seed(12345)                                    # a new process has other random numbers
-    run_stage(script, resume=True, save_every=2, **flags)
+    run_stage(script, resume=True, **flags)
     resumed = weights(run)
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     assert all(path.read_text() == text for path, text in configs.items())
     assert quiet.runs[stage] == whole_log                       # every metric and every sample text, too
     assert not list(run.rglob("resume.pt"))                     # nothing is left to resume
+
+
+@pytest.mark.parametrize("stage, module, function", [
+    ("base", "sft", "finish"), ("sft", "sft", "finish"), ("reward", "reward", "finish"), ("ppo", "ppo", "finish"),
+    ("reward", "reward", "accuracy"), ("reward", "reward", "fit_normalisation"), ("sft", "sft", "test_loss"),
+    ("ppo", "support.checkpoint", "write_whole"), ("reward", "support.checkpoint", "write_whole")])
+def test_killed_after_the_last_step_it_goes_on_there(run_stage, quiet, monkeypatch, stage, module, function):
+    """In what follows the last step, and between the files of the finished folder."""
+    script, before = STAGES[stage]
+    for earlier in before:
+        run = run_stage(earlier)
+    run = run_stage(script)
+    whole = weights(run)
+    for folder in ("base", "sft") if script is sft else (stage,):
+        shutil.rmtree(run / folder)
+
+    place = importlib.import_module(module)
+    real, killed = getattr(place, function), []
+
+    def killed_here(*given, **named):
+        folders = [str(part) for part in given if isinstance(part, Path)]
+        if function in ("finish", "write_whole") and not any(stage in path for path in folders) or "model.safe" in str(folders):
+            return real(*given, **named)
+        killed.append(1)
+        raise tiny.Stop
+    with monkeypatch.context() as patch:
+        patch.setattr(place, function, killed_here)
+        with pytest.raises(tiny.Stop):
+            run_stage(script)
+    quiet.runs.clear()
+    run_stage(script, resume=True)
+    assert killed and not any(isinstance(step, int) and step < 4 for step in quiet.runs.get(stage, {}))   # no step twice
+    assert all(torch.equal(tensor, weights(run)[name]) for name, tensor in whole.items())
 
 
 def test_the_same_seed_is_the_same_run_and_another_seed_another(run_stage):
@@ -78,8 +129,156 @@ def test_a_run_that_stopped_while_answering_is_not_read_to_again(run_stage, quie
 def test_there_must_be_something_to_resume(run_stage, script, before):
     for earlier in before:
         run_stage(earlier)
-    with pytest.raises(UserError, match="--resume: there is no .*resume.pt; start without --resume"):
+    with pytest.raises(UserError, match="--resume: .* has no resume.pt, so there is nothing to go on with; start without --resume"):
         run_stage(script, resume=True)
+
+# ----------------------------------------------------------------------------- it must be the same run
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """A place for what is the same for several tests."""
+    return tmp_path_factory.mktemp("once") / "run"
+
+
+@pytest.fixture
+def stopped(run_stage, quiet, once):
+    """A PPO run, stopped in its fourth step and saved after its second."""
+    if not once.exists():
+        run_stage(sft)
+        run_stage(reward)
+        interrupted(run_stage, quiet, ppo, 3, save_every=2)
+        Path("run").rename(once)
+    shutil.copytree(once, "run")
+    return Path("run/ppo/resume.pt")
+
+
+@pytest.mark.parametrize("changes, says", [
+    (dict(seed=1), "written with --seed 0, and now it is 1"), (dict(lr=0.5), "written with --lr 0.01, and now it is 0.5"),
+    (dict(train="last:1"), "written with --train all, and now it is last:1"), (dict(batch_size=5), "written with --batch_size 6"),
+    (dict(kl_coef=0.3), "written with --kl_coef 0.05"), (dict(max_new_tokens=5), "written with --max_new_tokens 6"),
+    (dict(temperature=0.9), "written with --temperature 1.0"), (dict(steps=1), "has 2 steps behind it, more than the 1")])
+def test_another_flag_is_named_and_stops_the_run(run_stage, stopped, changes, says):
+    before = stopped.read_bytes()
+    with pytest.raises(UserError, match=says):
+        run_stage(ppo, resume=True, **changes)
+    assert stopped.read_bytes() == before
+
+
+def test_other_rows_are_noticed(run_stage, stopped):
+    rows = tiny.ROWS[1:] + [{"prompt": "\n\nHuman: New?\n\nAssistant:", "completions": [" Yes.", " No."]}]
+    tiny.write_rows(Path("rows.jsonl"), rows)
+    with pytest.raises(UserError, match="written when the rows of --data were others: make that as it was, or start without"):
+        run_stage(ppo, resume=True)
+
+
+@pytest.mark.parametrize("script, role", [(sft, "actor"), (reward, "critic")])
+def test_other_first_weights_are_noticed(run_stage, stopped, script, role):
+    run_stage(script, steps=5)
+    with pytest.raises(UserError, match=f"written when the first weights of the {role} were others"):
+        run_stage(ppo, resume=True)
+
+
+@pytest.mark.parametrize("changes", [dict(steps=6), dict(save_every=1), dict(sample_every=3), dict(micro_batch_size=2),
+                                     dict(device="cpu:0")])
+def test_what_changes_no_gradient_may_change(run_stage, quiet, stopped, changes):
+    quiet.runs.clear()
+    run_stage(ppo, resume=True, **changes)
+    assert min(step for step in quiet.runs["ppo"] if step != "texts") == 2 and not stopped.exists()
+
+
+def test_the_same_rows_in_another_place_are_the_same_run(run_stage, stopped):
+    Path("rows.jsonl").rename("moved.jsonl")
+    Path("run").rename("elsewhere")
+    run_stage(ppo, resume=True, data="moved.jsonl", run="elsewhere")
+    assert Path("elsewhere/ppo/config.json").exists()
+
+
+class Malice:
+    """Unpickled, it leaves a folder behind."""
+
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", pickle.dumps({"step": 2}, protocol=2), pickle.dumps(Malice(), protocol=2)])
+def test_a_damaged_or_pickled_checkpoint_is_refused_and_never_executed(run_stage, stopped, content):
+    stopped.write_bytes(content)
+    with pytest.raises(UserError, match="run/ppo/resume.pt is damaged .*start without --resume"):
+        run_stage(ppo, resume=True)
+    assert not Path("executed").exists()
+
+
+def test_a_checkpoint_cut_off_anywhere_is_refused(run_stage, stopped):
+    content = stopped.read_bytes()
+    for share in (0.01, 0.3, 0.6, 0.9, 0.999):
+        stopped.write_bytes(content[:int(share * len(content))])
+        with pytest.raises(UserError, match="is damaged"):
+            run_stage(ppo, resume=True)
+
+# ----------------------------------------------------------------------------- what was there before
+
+
+@pytest.mark.parametrize("script, stages", [(sft, ["base", "sft"]), (reward, ["reward"]), (ppo, ["ppo"])])
+def test_a_finished_run_is_kept_once_under_another_name(run_stage, capsys, script, stages):
+    for stage in (sft, reward, ppo):
+        run = run_stage(stage)
+    for stage in stages:
+        (run / "logs" / stage).mkdir(parents=True)
+    first = weights(run)
+    capsys.readouterr()
+    for seed in (1, 2):
+        run_stage(script, seed=seed)
+        for stage in stages:
+            assert f"run/{stage} was there from an earlier run, now kept as run/{stage}.old" in capsys.readouterr().out or stage == "sft"
+            assert seed == 2 or not (run / "logs" / stage).exists() and (run / "logs" / f"{stage}.old").exists()
+        if seed == 1:
+            kept = weights(run)
+            assert all(torch.equal(first[f"{stage}/model.safetensors"[:-len("/model.safetensors")] + name[len(stage):]], tensor)
+                       for stage in stages for name, tensor in kept.items()
+                       if name.startswith(f"{stage}.old/") for name in [name.replace(".old/", "/")])
+    assert sorted(path.name for path in run.iterdir() if ".old" in path.name) == sorted(f"{stage}.old" for stage in stages)
+
+
+def test_what_an_abandoned_run_left_is_kept_apart_and_not_gone_on_from(run_stage, quiet, stopped):
+    left = stopped.read_bytes()
+    interrupted(run_stage, quiet, ppo, 1, lr=0.5)               # a new run with other flags, killed before it saved
+    assert Path("run/ppo.unfinished/resume.pt").read_bytes() == left and not stopped.exists()
+    with pytest.raises(UserError, match="run/ppo has no resume.pt"):
+        run_stage(ppo, resume=True, lr=0.5)
+
+
+@pytest.mark.parametrize("script", [sft, reward, ppo])
+def test_a_finished_run_can_not_go_on(run_stage, script):
+    for stage in (sft, reward, ppo):
+        run_stage(stage)
+    with pytest.raises(UserError, match="run/.* is finished"):
+        run_stage(script, resume=True)
+
+# ----------------------------------------------------------------------------- numbers that go wrong
+
+
+@pytest.mark.parametrize("script, stage, module, function", [
+    (sft, "base", "sft", "sft_loss"), (reward, "reward", "reward", "pairwise_loss"), (ppo, "ppo", "ppo", "value_loss")])
+def test_a_step_that_is_not_finite_stops_the_run_and_leaves_its_batch_as_text(run_stage, quiet, monkeypatch, script, stage,
+                                                                              module, function):
+    for earlier in STAGES[stage][1]:
+        run_stage(earlier)
+    place, calls = importlib.import_module(module), []
+    real = getattr(place, function)
+
+    def goes_wrong(*given):
+        calls.append(1)
+        result = real(*given)
+        wrong = float("nan") if len(calls) == {"base": 3, "reward": 5, "ppo": 17}[stage] else 1.0
+        return (result[0] * wrong, *result[1:]) if isinstance(result, tuple) else result * wrong
+    monkeypatch.setattr(place, function, goes_wrong)
+    saved = Path("run") / stage / "resume.pt"
+    with pytest.raises(UserError, match=rf"is nan at step 2: the step was not taken, its batch is in run/{stage}/not_finite.json"):
+        run_stage(script, save_every=1, **({"minibatches": 4, "epochs": 2} if script is ppo else {}))
+    assert torch.load(saved, weights_only=True)["step"] == 2    # the last save, of before that step
+    texts = json.loads((Path("run") / stage / "not_finite.json").read_text())
+    assert len(texts) == {"base": 4, "reward": 4, "ppo": 6}[stage] and "Human: Is" in json.dumps(texts)
 
 # ----------------------------------------------------------------------------- files
 
@@ -87,8 +286,11 @@ def test_there_must_be_something_to_resume(run_stage, script, before):
 def test_a_checkpoint_brings_the_random_numbers_back(tmp_path):
     torch.manual_seed(7)
     part = torch.nn.Linear(2, 1)
-    weights = part.weight.detach().clone()
-    loop = Loop(tmp_path, 9, ppo.Config(), {"kl_coef": 0.3}, part=part)
+    first = {name: tensor.clone() for name, tensor in part.state_dict().items()}
+    loop = tiny.SilentLoop(tmp_path, 9, ppo.Config(), [], None, {"kl_coef": 0.3}, part=part)
+    loop.open()
+    with torch.no_grad():
+        weights = part.weight.add_(1).clone()                   # what two steps may have made of it
     loop.step = 3
     loop.save()
     expected = torch.rand(3)
@@ -96,7 +298,10 @@ def test_a_checkpoint_brings_the_random_numbers_back(tmp_path):
     other = torch.nn.Linear(2, 1)
     torch.manual_seed(9)
     values = {"kl_coef": 0.1}
-    resumed = Loop(tmp_path, 9, ppo.Config(resume=True), values, part=other)
+    with pytest.raises(UserError, match="the first weights of the part were others"):
+        Loop(tmp_path, 9, ppo.Config(resume=True), [], None, values, part=other)
+    other.load_state_dict(first)
+    resumed = Loop(tmp_path, 9, ppo.Config(resume=True), [], None, values, part=other)
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(other.weight, weights)
     assert resumed.step == 3 and values == {"kl_coef": 0.3}
@@ -116,6 +321,36 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "old\n"
     write_whole(path, lambda temporary: temporary.write_text("new\n"))
     assert path.read_text() == "new\n"
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_old_ones_place(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(Path(f"/proc/self/fd/{descriptor}").resolve().name))
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("replace") or real(*names))
+    write_whole(tmp_path / "file", "new\n")
+    assert done == [f".file.{os.getpid()}.partial", "replace", tmp_path.name]
+
+
+def test_temporary_files_of_killed_runs_are_removed_and_others_kept(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    kept = [".file.1.partial", ".file.name.partial", ".file.99", "file.2.partial", f".x.{os.getppid()}.partial"]
+    for name in [f".resume.pt.{dead.pid}.partial", f".file.{os.getpid()}.partial", *kept]:
+        (tmp_path / name).write_text("half")
+    write_whole(tmp_path / "file", "new\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", *kept}
+
+
+def test_a_model_folder_gets_its_config_last(tmp_path, monkeypatch):
+    from support import checkpoint
+    from data import tokenizer
+    names = []
+    for module in (checkpoint, tokenizer):
+        monkeypatch.setattr(module, "write_whole", lambda path, content: names.append(path.name))
+    words = tiny.words()
+    tiny.model(vocab_size=words.vocab_size, eos_token_id=words.eos).save_pretrained(tmp_path, words)
+    assert names[0] == "model.safetensors" and names[-1] == "config.json" and "tokenizer.tiktoken" in names
 
 
 @pytest.mark.parametrize("stage, script", [("base", "sft"), ("sft", "sft"), ("reward", "reward"), ("ppo", "ppo")])

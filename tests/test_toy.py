@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -181,16 +182,23 @@ def test_the_files_are_made_when_they_are_missing_or_older_than_their_program(mo
     made, program = tmp_path / "toy" / "tokenizer.tiktoken", tmp_path / "toy.py"
     made.parent.mkdir()
     program.write_text("")
+    for kind in ("text", "demonstrations", "comparisons", "prompts", "test"):
+        (tmp_path / "toy" / f"{kind}.jsonl").write_text("")
+    os.utime(program, (program.stat().st_mtime - 10,) * 2)
     started = []
     monkeypatch.setattr(data, "TOY", made.parent)
-    monkeypatch.setattr(data.subprocess, "run", lambda command, **options: started.append(command[1:]))
+    monkeypatch.setattr(data.subprocess, "run", lambda command, **options:
+                        started.append(command[1:]) or SimpleNamespace(returncode=0))
     data.make_toy()
     made.write_text("")
     os.utime(made, (program.stat().st_mtime + 10,) * 2)
     data.make_toy()                                             # newer than its program: nothing to do
     os.utime(made, (program.stat().st_mtime - 10,) * 2)
     data.make_toy()
-    assert started == [["-m", "data.toy"]] * 2
+    os.utime(made)
+    (tmp_path / "toy" / "test.jsonl").unlink()
+    data.make_toy()
+    assert started == [["-m", "data.toy"]] * 3
 
 
 # ----------------------------------------------------------------------------- who may know the judge

@@ -122,7 +122,7 @@ def test_a_run_cannot_be_resumed_with_other_weights_moving(run_stage, world, qui
     quiet.stop = 3
     with pytest.raises(Stop):
         run_stage(ppo, train="lora:2", save_every=2)
-    with pytest.raises(UserError, match="ppo/resume.pt was written with --train lora:2, not all"):
+    with pytest.raises(UserError, match="ppo/resume.pt was written with --train lora:2, and now it is all"):
         run_stage(ppo, resume=True)
 
 # ----------------------------------------------------------------------------- precision

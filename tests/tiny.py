@@ -63,22 +63,20 @@ def words(rows=ROWS):
 
 
 class SilentLoop(Loop):
-    """In place of support.loop.Loop: keeps what a loop logs, and may end the run before step `stop` is logged."""
+    """In place of support.loop.Loop: keeps what a loop logs, and may end the run when step `stop`
+    is logged: a number, or (name of the loop, number)."""
     runs = {}                   # name of the loop -> {step: metrics}, of the latest run
     stop = None
 
     def open(self):
         self.logged = SilentLoop.runs.setdefault(self.folder.name, {})
         self.texts = self.logged.setdefault("texts", [])
-        self.bar = SimpleNamespace(write=print, update=lambda: None)
+        nothing = lambda *given, **named: None
+        self.bar = SimpleNamespace(write=print, update=nothing, set_postfix=nothing, close=nothing)
+        self.writer = SimpleNamespace(add_scalar=self.add, flush=nothing, close=nothing,
+                                      add_text=lambda name, text, step: self.texts.append(text))
 
-    def log(self, metrics, show=()):
-        if self.step == SilentLoop.stop:
+    def add(self, name, value, step):
+        if SilentLoop.stop in (step, (self.folder.name, step)):
             raise Stop
-        self.logged[self.step] = {name: torch.as_tensor(value).item() for name, value in metrics.items()}
-
-    def text(self, name, text):
-        self.texts.append(text)
-
-    def close(self):
-        pass
+        self.logged.setdefault(step, {})[name] = value
