@@ -266,8 +266,7 @@ def train(actor, critic, reference, reward_model, prompts, samples, folder, cfg,
         metrics = learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg)
 
         metrics |= describe(experience, kl_coef, actor.config.eos_token_id) | {"lr": lr}
-        loop.log(metrics, show=["objective/scores", "objective/kl", "length"],
-                 batch=experience)
+        loop.log(metrics, show=["objective/scores", "objective/kl", "length"], batch=experience)
         if cfg.kl_target > 0:
             state["kl_coef"] = adapt_kl_coef(kl_coef, metrics["objective/kl"].item(),
                                              cfg.kl_target, cfg.kl_horizon, cfg.batch_size)

@@ -50,7 +50,7 @@ class Loop:
                 yield self.step
                 self.step += 1
                 self.bar.update()
-                stop = total(self.signal is not None) > 0       # what one process is told, all do
+                stop = total(float(self.signal is not None)) > 0       # what one process is told, all do
                 if stop or self.step == self.steps or self.save_is_due():
                     self.save()
                 if stop:
@@ -108,7 +108,7 @@ class Loop:
         """Every --save_every steps, or every ten minutes by the clock of any process."""
         if self.cfg.save_every:
             return self.step % self.cfg.save_every == 0
-        return total(time.monotonic() - self.saved > 60 * MINUTES) > 0
+        return total(float(time.monotonic() - self.saved > 60 * MINUTES)) > 0
 
     def save(self):
         """Write the parts, the values, the step and the states of all processes' random generators."""

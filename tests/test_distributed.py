@@ -86,8 +86,8 @@ def main(folder):
     gpt, rm = tiny.model(seed=rank()), tiny.critic(seed=5 + rank())     # the first process's weights count
     result["sft before"], result["reward before"] = flat(gpt), flat(rm)
     cfg = sft.Config(batch_size=4, lr=0.1)
-    sft.train(gpt, DEMONSTRATIONS, DEMONSTRATIONS, folder / "sft", 3, 0.1, cfg, "cpu")
-    reward.train(rm, RANKINGS + RANKINGS[:1], folder / "reward", reward.Config(batch_size=4, steps=3, lr=0.1), "cpu")
+    sft.train(gpt, DEMONSTRATIONS, DEMONSTRATIONS, None, folder / "sft", 3, 0.1, cfg, "cpu")
+    reward.train(rm, RANKINGS + RANKINGS[:1], None, folder / "reward", reward.Config(batch_size=4, steps=3, lr=0.1), "cpu")
     result["sft"], result["reward"] = flat(gpt), flat(rm)
     result["normalisation"] = reward.fit_normalisation(rm, gpt, prompts * 3, reward.Config(max_new_tokens=8), "cpu")
 
@@ -95,7 +95,7 @@ def main(folder):
     reference.load_state_dict(actor.state_dict())
     result["actor before"], result["critic before"] = flat(actor), flat(critic)
     cfg = tiny.ppo_config(steps=4, batch_size=8, epochs=2, lr=0.5, critic_lr=0.1, kl_coef=0.3, kl_target=0.5, kl_horizon=40)
-    samples = SimpleNamespace(side_by_side=lambda actor: "")
+    samples = SimpleNamespace(side_by_side=lambda actor: "", tokenizer=None)
     ppo.train(actor, critic, reference, scorer, prompts, samples, folder / "ppo", cfg, "cpu")
     result["actor"], result["critic"] = flat(actor), flat(critic)
     logged = tiny.SilentLoop.runs
