@@ -81,7 +81,7 @@ def train(model, examples, held_out, tokenizer, folder, steps, lr, cfg, device):
         for part, share in micro_batches(batch, cfg.micro_batch_size, learned_tokens):
             part_loss = share * sft_loss(model, part, device)
             part_loss.backward()
-            loss += part_loss.item()
+            loss += part_loss.detach()
         loss = total(loss).item()
         norm = take_step(model, optimizer)
         loop.log({"loss": loss, "lr": rate, "gradient_norm": norm}, show=["loss"], batch=batch)
