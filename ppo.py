@@ -55,7 +55,7 @@ class Config(TrainingFlags):    # with the flags of every training script
     critic_lr: float = 2e-3     # higher: its errors look like advantages
     kl_coef: float = 0.05       # β, reward given up per nat of KL
     kl_target: float = 0.0      # nats a response; if above 0, β adapts to it
-    kl_horizon: float = 10_000  # responses over which β adapts
+    kl_horizon: float = 350     # responses over which β adapts
     gamma: float = 1.0          # γ: responses are short, so no discount
     lam: float = 0.95           # λ of GAE: 1 trusts the rewards, 0 the critic
     clip: float = 0.2           # ε, of the probability ratio
