@@ -2,11 +2,12 @@
 
     python tests/bench.py                       sizes S and M; a few minutes. Nothing else should run meanwhile
     python tests/bench.py --sizes S --json bench.json
-    python tests/bench.py --bf16                matrices in bfloat16 on both sides
+    python tests/bench.py --bf16                bfloat16 on both sides
 
 Ours and theirs take turns, and each number is a median. "of peak" is the share of what this machine reaches in one
 large matrix product: 2 operations for each weight of a matrix and token, three times that with a backward pass;
-attention is not counted. Each line of the table is a process of its own, so that its peak memory is its own.
+attention is not counted. Each line of the table is a process of its own. Its peak memory is that of the process: where
+there is a factor, both models and `transformers` itself are in it.
 """
 import argparse
 import json
@@ -31,7 +32,8 @@ from support.optimizer import adamw, take_step
 
 # name -> shape (vocabulary, positions, layers, heads, channels), responses of a rollout, responses of a minibatch
 SIZES = {"S": ((512, 256, 4, 4, 128), 32, 8), "M": ((50257, 1024, 12, 12, 768), 8, 4),
-         "L": ((50257, 1024, 24, 16, 1024), 128, 32)}              # L is for GPUs
+         "L": ((50257, 1024, 24, 16, 1024), 128, 32),              # for GPUs
+         "V": ((50257, 1024, 1, 1, 64), 4, 4)}                     # a large vocabulary and little else, for its memory
 PROMPT, NEW, EPOCHS = 32, 64, 4
 ROWS, LENGTH = 16, 128                                              # of a step of SFT; pairs, and tokens, of reward.py
 WORK = ("generation", "SFT step", "reward step", "PPO iteration")
@@ -85,7 +87,7 @@ def twin(model):
 
 
 def generation(size, bf16, prompt=PROMPT, new=NEW, batch=None, layers=None):
-    """(ours, theirs, new tokens, tokens that pass the matrices)."""
+    """(ours, theirs, what one call does, tokens that pass the blocks, and the head), backward passes counted twice."""
     model, batch = models(size, bf16, layers)[0], batch or SIZES[size][1]
     other, model = twin(model), model.place(DEVICE, bf16, frozen=True)
     other = other.bfloat16() if bf16 else other
@@ -98,7 +100,7 @@ def generation(size, bf16, prompt=PROMPT, new=NEW, batch=None, layers=None):
     mask = torch.ones_like(ids, dtype=torch.bool)
     if not bf16 and model.config.vocab_size == 512:                 # 50,257 random logits have near ties
         assert torch.equal(model.generate(ids, mask, new, temperature=0)[0], theirs(sample=False)), "other tokens"
-    return lambda: model.generate(ids, mask, new), theirs, batch * new, batch * (prompt + new)
+    return lambda: model.generate(ids, mask, new), theirs, batch * new, batch * (prompt + new), batch * new
 
 
 def sft_step(size, bf16):
@@ -117,7 +119,7 @@ def sft_step(size, bf16):
             loss = other(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
         loss.backward()
         take_step(other, theirs_optimizer)
-    return ours, theirs, ROWS * LENGTH, 3 * ROWS * LENGTH
+    return ours, theirs, ROWS * LENGTH, 3 * ROWS * LENGTH, 3 * ROWS * LENGTH
 
 
 def reward_step(size, bf16):
@@ -136,7 +138,7 @@ def reward_step(size, bf16):
             scores = other(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, 0]
         (-F.logsigmoid(scores[::2] - scores[1::2]).mean()).backward()
         take_step(other, theirs_optimizer)
-    return ours, theirs, 2 * ROWS * LENGTH, 6 * ROWS * LENGTH
+    return ours, theirs, 2 * ROWS * LENGTH, 6 * ROWS * LENGTH, 0
 
 
 def ppo_iteration(size, bf16, prompt=PROMPT, new=NEW, batch=None, layers=None):
@@ -161,8 +163,8 @@ def ppo_iteration(size, bf16, prompt=PROMPT, new=NEW, batch=None, layers=None):
             ppo.make_experience(actor, critic, reference, reward_model, prompts, mask, 0.05, cfg))))
         parts["learning"].append(seconds(lambda: ppo.learn(actor, critic, *optimizers, made[0], cfg)))
     ours.parts = parts
-    tokens = batch * (prompt + new)
-    return ours, None, batch, (1 + 3 + 2 * 3 * EPOCHS) * tokens
+    passes, head_passes = 1 + 3 + 2 * 3 * EPOCHS, 1 + 1 + 3 * EPOCHS
+    return ours, None, batch, passes * batch * (prompt + new), head_passes * batch * new
 
 
 FUNCTIONS = dict(zip(WORK, (generation, sft_step, reward_step, ppo_iteration)))
@@ -172,7 +174,7 @@ FUNCTIONS = dict(zip(WORK, (generation, sft_step, reward_step, ppo_iteration)))
 def measure(work, size, bf16, repeats, **changes):
     """The numbers of one line."""
     torch.manual_seed(0)
-    ours, theirs, done, passes = FUNCTIONS[work](size, bf16, **changes)
+    ours, theirs, done, passes, head_passes = FUNCTIONS[work](size, bf16, **changes)
     times = {"ours": [], "theirs": []}
     for _ in range(repeats + 1):                                    # the first warms up
         times["ours"].append(seconds(ours))
@@ -189,9 +191,8 @@ def measure(work, size, bf16, repeats, **changes):
         row.update(theirs=statistics.median(times["theirs"][1:]))
         row.update(ratio=row["theirs"] / took)
     (vocabulary, _, n_layer, _, n_embd), *_ = SIZES[size]
-    weights = 12 * n_embd ** 2 * changes.get("layers", n_layer) + (0 if work == "reward step" else vocabulary * n_embd)
-    row.update(of_peak=2 * weights * passes / took / peak_rate(torch.bfloat16 if bf16 else torch.float32),
-               mib=peak_memory())
+    operations = 2 * (12 * n_embd ** 2 * changes.get("layers", n_layer) * passes + vocabulary * n_embd * head_passes)
+    row.update(of_peak=operations / took / peak_rate(torch.bfloat16 if bf16 else torch.float32), mib=peak_memory())
     return row
 
 
@@ -209,8 +210,8 @@ def apart(repeats, bf16, **line):
 def show(row, line):
     name = " ".join(f"{key} {value}" for key, value in line.items() if key not in ("work", "size"))
     ratio = f"{row['ratio']:8.2f} x" if "ratio" in row else " " * 10
-    print(f"{row['work']:14}{row['size']:3}{name:14}{row['seconds']:9.3f} s {row['rate']:10,.1f} {row['unit']:12}{ratio}"
-          f"{row['of_peak']:8.0%}{row['mib']:9,.0f} MiB", flush=True)
+    print(f"{row['work']:14}{row['size']:3}{name:14}{row['seconds']:9.3f} s {row['rate']:10,.1f} {row['unit']:12}"
+          f"{ratio}{row['of_peak']:8.0%}{row['mib']:9,.0f} MiB", flush=True)
     if row["work"] == "PPO iteration":
         print(" " * 31 + "  ".join(f"{part} {row[part]:.3f} s" for part in ("rollout", "scoring", "learning")))
 
@@ -236,6 +237,8 @@ def main():
         print("\nhow cost grows, one change at a time")
         scaling = [apart(flags.repeats, flags.bf16, work="PPO iteration", size=flags.scaling, **{name: value})
                    for name, values in changes.items() for value in values]
+        print("\nlogits of prompts, which nobody reads, would take 345 MiB more in the second line")
+        scaling += [apart(1, flags.bf16, work="PPO iteration", size="V", new=16, prompt=value) for value in (32, 482)]
     if flags.json:
         Path(flags.json).write_text(json.dumps({"device": str(DEVICE), "threads": torch.get_num_threads(),
                                                 "bf16": flags.bf16, "rows": rows, "scaling": scaling}, indent=2) + "\n")
