@@ -61,7 +61,7 @@ def turns(messages, key, where):
 
 
 def asked(dialogue):
-    """The prompt that a dialogue (role, content) ends with a question makes."""
+    """The prompt of a dialogue, (role, content) pairs that end with a question."""
     if [role for role, _ in dialogue] != ["user" if i % 2 == 0 else "assistant" for i in range(len(dialogue))]:
         raise Dropped("roles that do not alternate, beginning with the user's")
     if len(dialogue) % 2 == 0:
@@ -70,7 +70,7 @@ def asked(dialogue):
 
 
 def answered(dialogue):
-    """(prompt, completion) of a dialogue that ends with an answer."""
+    """(prompt, completion) of a dialogue, (role, content) pairs that end with an answer."""
     if not dialogue or dialogue[-1][0] != "assistant":
         raise Dropped("no answer at the end")
     return asked(dialogue[:-1]), " " + dialogue[-1][1]
