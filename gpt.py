@@ -63,9 +63,10 @@ class Attention(nn.Module):
     def forward(self, x, allowed, cache=None):
         B, T, C = x.shape
         heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)     # (B, T, 3, H, D)
-        q, k, v = heads = heads.permute(2, 0, 3, 1, 4)              # 3 x (B, H, T, D)
+        qkv = heads.permute(2, 0, 3, 1, 4)                          # (3, B, H, T, D)
+        q, k, v = qkv                                               # 3 x (B, H, T, D)
         if cache is not None:
-            k, v = cache.extend(heads[1:])                          # 2 x (B, H, S, D)
+            k, v = cache.extend(qkv[1:])                            # 2 x (B, H, S, D)
         # softmax(q kᵀ / √D) v: weights (B, H, T, S), 0 where `allowed` is False, times values (B, H, S, D)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))      # (B, T, C)
@@ -175,7 +176,8 @@ class GPT(nn.Module):
         cache = [KVCache(P + max_new_tokens) for _ in self.transformer.h]
         alive = torch.ones(len(ids), dtype=torch.bool, device=ids.device)       # (B) rows without <|endoftext|> yet
         new, mask, tokens, logprobs = ids, mask.bool(), [], []
-        with torch.autocast(ids.device.type, enabled=False):    # the outer one: it casts weights once, not per token
+        # bf16 copies of the weights live as long as the outermost autocast: one copy for all tokens, not one each.
+        with torch.autocast(ids.device.type, enabled=False):
             while alive.any() and len(tokens) < max_new_tokens:
                 states = self.transformer(new, mask, cache)                     # (B, T, C), T = P and then 1
                 logits = self.head(states[:, -1]).float()                       # (B, V)
