@@ -241,7 +241,8 @@ def test_it_goes_through_all_stages_with_nothing_downloaded(hub_gpt2, run_stage,
 @pytest.mark.parametrize("content, message", [
     ({"a": 0, "b": 2}, "not a vocabulary of GPT-2's kind"), ({"▁a": 0}, "not a vocabulary of GPT-2's kind"),
     ({"a": "0"}, "not a vocabulary of GPT-2's kind"), ({"a": 0, "b": 0}, "not a vocabulary of GPT-2's kind"),
-    ({"a": 0, "b": 1}, "its vocabulary of 3 tokens is not GPT-2's")])
+    ({"a": 0, "b": 1}, "tokens are missing"),
+    ({character: i for i, character in enumerate(CHARACTER.values())}, "its vocabulary of 257 tokens is not GPT-2's")])
 def test_another_vocabulary_is_refused(hub_gpt2, content, message):
     for file, whole in (("vocab.json", content), ("tokenizer.json", {"model": {"vocab": content}})):
         (hub_gpt2 / "tokenizer.json").unlink(missing_ok=True)
