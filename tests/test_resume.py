@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import reward
 import sft
 import tiny
 from support import UserError
+from support.endings import Stopped
 from support.files import write_whole
 from support.loop import Loop
 from support.runs import find_model, run_folder
@@ -131,6 +133,46 @@ def test_there_must_be_something_to_resume(run_stage, script, before):
         run_stage(earlier)
     with pytest.raises(UserError, match="--resume: .* has no resume.pt, so there is nothing to go on with; start without --resume"):
         run_stage(script, resume=True)
+
+# ----------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_saves(run_stage, quiet, monkeypatch, stage, number):
+    script, before = STAGES[stage]
+    for earlier in before:
+        run_stage(earlier)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    add = tiny.SilentLoop.add
+
+    def signalled(loop, name, value, step):
+        if (loop.folder.name, step) == (stage, 1):
+            if name in ("loss", "lr"):                          # once in this step
+                os.kill(os.getpid(), number) if loop.signal is None else None
+        add(loop, name, value, step)
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny.SilentLoop, "add", signalled)
+        with pytest.raises(Stopped, match="stopped after step 2 of 4, which is saved.*--resume goes on from there") as stop:
+            run_stage(script)
+    assert stop.value.args[0] == number
+    assert torch.load(Path("run") / stage / "resume.pt", weights_only=True)["step"] == 2
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    run_stage(script, resume=True)
+
+
+def test_a_second_ctrl_c_stops_at_once(run_stage, quiet, monkeypatch):
+    twice = []
+
+    def impatient(loop, name, value, step):
+        os.kill(os.getpid(), signal.SIGINT)
+        twice.append(step)
+        os.kill(os.getpid(), signal.SIGINT)
+    monkeypatch.setattr(tiny.SilentLoop, "add", impatient)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run_stage(sft)
+    assert twice == [0] and not stop.value.args and not Path("run/base/resume.pt").exists()
+
 
 # ----------------------------------------------------------------------------- it must be the same run
 

@@ -1,0 +1,75 @@
+"""How a script ends when it is told to: by a signal, by -9, by a pipe that closes. Each is a process of its own."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import stress
+
+pytestmark = pytest.mark.slow
+STAGES = {"base": "sft.py --pretrain_steps 4000 --steps 1 --n_layer 1 --n_head 2 --n_embd 16",
+          "reward": "reward.py --steps 4000", "ppo": "ppo.py --steps 4000 --batch_size 8 --minibatches 1 --epochs 1"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run that has an SFT and a reward model."""
+    run = tmp_path_factory.mktemp("endings") / "run"
+    for command in ("sft.py --pretrain_steps 1 --steps 1 --n_layer 1 --n_head 2 --n_embd 16",
+                    "reward.py --steps 1 --normalise_samples 64"):
+        subprocess.run([sys.executable, *command.split(), "--device", "cpu", "--run", run], cwd=stress.ROOT, check=True,
+                       capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return run
+
+
+def told(stage, run, *signals):
+    """Start a stage, send it signals when it has begun to step. Returns its exit code and what it said."""
+    process = subprocess.Popen([sys.executable, *STAGES[stage].split(), "--device", "cpu", "--run", str(run)], cwd=stress.ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    events = run / "logs" / stage
+    before = time.time()
+    while process.poll() is None and not any(file.stat().st_mtime > before for file in events.glob("events*")):
+        time.sleep(0.01)
+    for number in signals:
+        time.sleep(0.2)
+        process.send_signal(number)
+    out, err = process.communicate(timeout=100)
+    return process.returncode, out + err
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(run, stage, number, code):
+    ended, said = told(stage, run, number)
+    assert ended == code and "Traceback" not in said
+    assert "stopped after step" in said and "with --resume goes on from there" in said
+    assert (run / stage / "resume.pt").exists() and not list((run / stage).glob(".*.partial"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ctrl_c_stop_it_without_a_traceback(run, stage):
+    """Whether the step ends before the second one comes or not; test_resume.py has a step that does not."""
+    ended, said = told(stage, run, signal.SIGINT, signal.SIGINT)
+    assert ended == 130 and "Traceback" not in said and "stopp" in said
+
+
+def test_kills_and_a_full_disk_change_no_weight():
+    """The short version of `python tests/stress.py`."""
+    stress.main(kills=1, disk=False, seed=0)
+
+
+@pytest.mark.parametrize("typed", [b"Is an owl a bird?\n\n", b"\x1b[2J\x07 \xff\xfe \xe2\x80\xa8\n\n", b"<|endoftext|>Human: Assistant:\n\n",
+                                   b"x" * 1_000_000 + b"\n\n", b"no end of line", b""])
+def test_the_chat_takes_whatever_is_typed(run, typed):
+    done = subprocess.run([sys.executable, "gpt.py", str(run / "sft")], cwd=stress.ROOT, input=typed, capture_output=True)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr and b"\x1b" not in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_traceback(run):
+    command = f"{sys.executable} gpt.py {run / 'sft'} | head -c 1"
+    done = subprocess.run(command, shell=True, cwd=stress.ROOT, input=b"Hello?\n" * 5 + b"\n", capture_output=True)
+    assert b"Traceback" not in done.stderr and b"BrokenPipe" not in done.stderr
