@@ -238,7 +238,7 @@ class ScalarGPT(GPT):
     Config = ScalarConfig
 
     def __init__(self, config):
-        super().__init__(config)
+        super().__init__(ScalarConfig(**asdict(config)))            # a GPTConfig will do
         self.score = nn.Linear(config.n_embd, 1, bias=False)
         nn.init.normal_(self.score.weight, std=1 / math.sqrt(config.n_embd + 1))    # first scores: mean 0, std 1
 
