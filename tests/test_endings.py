@@ -1,5 +1,6 @@
 """How a script ends when it is told to: by a signal, by -9, by a pipe that closes. Each is a process of its own."""
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ STAGES = {"base": "sft.py --pretrain_steps 4000 --steps 1 --n_layer 1 --n_head 2
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def finished(tmp_path_factory):
     """The folder of a run that has an SFT and a reward model."""
     run = tmp_path_factory.mktemp("endings") / "run"
     for command in ("sft.py --pretrain_steps 1 --steps 1 --n_layer 1 --n_head 2 --n_embd 16",
@@ -25,11 +26,22 @@ def run(tmp_path_factory):
     return run
 
 
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of that run: a stage that is started over its finished folder sets that aside."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def heed_ctrl_c():
+    """A shell that starts the tests in the background lets them, and all that they start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def told(stage, run, *signals):
     """Start a stage, send it signals when it has begun to step. Returns its exit code and what it said."""
     process = subprocess.Popen([sys.executable, *STAGES[stage].split(), "--device", "cpu", "--run", str(run)], cwd=stress.ROOT,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+                               env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=heed_ctrl_c)
     events = run / "logs" / stage
     before = time.time()
     while process.poll() is None and not any(file.stat().st_mtime > before for file in events.glob("events*")):
@@ -54,7 +66,8 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(run, stage, number, 
 def test_two_ctrl_c_stop_it_without_a_traceback(run, stage):
     """Whether the step ends before the second one comes or not; test_resume.py has a step that does not."""
     ended, said = told(stage, run, signal.SIGINT, signal.SIGINT)
-    assert ended == 130 and "Traceback" not in said and "stopp" in said
+    # The second one may come when Python is already closing down and ends by the signal itself: 130 to a shell, too.
+    assert ended in (130, -signal.SIGINT) and "Traceback" not in said and "stopp" in said
 
 
 def test_kills_and_a_full_disk_change_no_weight():
