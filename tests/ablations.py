@@ -4,7 +4,7 @@
     python tests/ablations.py whitening "λ = 0"     only the variants whose names contain one of the words
 
 Every run is a process of its own. A run that is there already (out/ablations/VARIANT/SEED/evaluation.json) is not
-made again. Prints the table of docs/ablations.md: means over the seeds, their standard deviation, the worst seed.
+made again. Prints a table: means over the seeds, their standard deviation, the worst seed.
 """
 import json
 import os
