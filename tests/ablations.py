@@ -1,6 +1,6 @@
 """What each detail of PPO is worth on the toy: one change at a time, on the same five SFT and reward models.
 
-    python tests/ablations.py                   all, with five seeds each: about an hour and a half on two cores
+    python tests/ablations.py                   all, with five seeds each: a minute or two a run on one core
     python tests/ablations.py whitening "λ = 0"     only the variants whose names contain one of the words
 
 Every run is a process of its own. A run that is there already (out/ablations/VARIANT/SEED/evaluation.json) is not
