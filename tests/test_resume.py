@@ -174,6 +174,22 @@ def test_a_second_ctrl_c_stops_at_once(run_stage, quiet, monkeypatch):
     assert twice == [0] and not stop.value.args and not Path("run/base/resume.pt").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="there is no /proc to read memory and open files from")
+def test_memory_and_open_files_stay_flat_over_300_updates(run_stage, quiet, monkeypatch):
+    run_stage(sft)
+    run_stage(reward)
+    seen, add = {}, tiny.SilentLoop.add
+
+    def measured(loop, name, value, step):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        seen[step] = pages * os.sysconf("SC_PAGE_SIZE") / 2 ** 20, len(os.listdir("/proc/self/fd"))
+        loop.logged.clear()                                     # what this test would keep is no leak
+    monkeypatch.setattr(tiny.SilentLoop, "add", measured)
+    run_stage(ppo, steps=300, save_every=10, sample_every=50, lr=1e-4, critic_lr=1e-4)
+    assert seen[299][1] == seen[50][1] and seen[299][0] < seen[50][0] + 8, (seen[50], seen[299])     # MiB
+
+
 # ----------------------------------------------------------------------------- it must be the same run
 
 
