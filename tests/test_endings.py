@@ -15,6 +15,12 @@ STAGES = {"base": "sft.py --pretrain_steps 4000 --steps 1 --n_layer 1 --n_head 2
           "reward": "reward.py --steps 4000", "ppo": "ppo.py --steps 4000 --batch_size 8 --minibatches 1 --epochs 1"}
 
 
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of it, to go on with."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a run that has an SFT and a reward model."""
