@@ -19,6 +19,7 @@ from support.checkpoint import read_shape
 from support.command_line import check_numbers
 from support.resume import read_checkpoint
 
+pytestmark = pytest.mark.slow
 settings.register_profile("here", deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
 settings.load_profile("here")
 FOLDER = Path(tempfile.mkdtemp())

@@ -277,6 +277,7 @@ def test_a_checkpoint_cut_off_anywhere_is_refused(run_stage, stopped):
 # ----------------------------------------------------------------------------- what was there before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script, stages", [(sft, ["base", "sft"]), (reward, ["reward"]), (ppo, ["ppo"])])
 def test_a_finished_run_is_kept_once_under_another_name(run_stage, capsys, script, stages):
     for stage in (sft, reward, ppo):
@@ -306,6 +307,7 @@ def test_what_an_abandoned_run_left_is_kept_apart_and_not_gone_on_from(run_stage
         run_stage(ppo, resume=True, lr=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [sft, reward, ppo])
 def test_a_finished_run_can_not_go_on(run_stage, script):
     for stage in (sft, reward, ppo):
