@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 STAGES = {
     "sft.py": "--steps 4 --pretrain_steps 4 --n_layer 1 --n_head 2 --n_embd 16",
-    "reward.py": "--steps 4 --normalise_samples 16",
+    "reward.py": "--steps 4 --normalise_samples 500",
     "ppo.py": "--steps 3 --batch_size 8 --sample_every 2",
     "evaluate.py": "--prompts 6 --samples 1 --best_of 2"}
 
@@ -91,7 +91,7 @@ def test_ones_own_data_goes_through_all_stages(finished, tmp_path):
     rows += [{"chosen": f"\n\nHuman: Is {i} odd?\n\nAssistant: Yes.", "rejected": f"\n\nHuman: Is {i} odd?\n\nAssistant: No."} for i in range(12)]
     path = tmp_path / "mine.jsonl.gz"
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-    for command in (f"sft.py --init {finished[0] / 'sft'} --steps 2", "reward.py --steps 2 --normalise_samples 8",
+    for command in (f"sft.py --init {finished[0] / 'sft'} --steps 2", "reward.py --steps 2 --normalise_samples 500",
                     "ppo.py --steps 1 --batch_size 4", "evaluate.py --samples 1 --best_of 2"):
         done = python(tmp_path / "run", f"{command} --data {path} --device cpu")
         assert done.returncode == 0, done.stderr
