@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 HERE = Path(__file__).resolve().parent
@@ -20,7 +19,6 @@ def trained(folder, processes):
     return torch.load(folder / "result.pt")
 
 
-@pytest.mark.slow
 def test_two_processes_make_the_steps_of_one(tmp_path):
     one, two = trained(tmp_path / "one", 1), trained(tmp_path / "two", 2)
     for stage in ("sft", "reward", "actor", "critic"):
