@@ -97,16 +97,21 @@ def practise(run, folder, cfg):
         ids, mask = pad([tokenizer.encode(prompt) for prompt in asked], left=True)              # (B, P)
         e = ppo.make_experience(actor, critic, *frozen, ids, mask, cfg.kl_coef, cfg)
         metrics = ppo.learn(actor, critic, *optimizers, e, cfg)
-        said = [tokenizer.decode(row[real].tolist())
-                for row, real in zip(e.ids[:, ids.shape[1]:], e.response_mask)]
-        numbers = {"score": e.scores, "judge": list(map(judge, asked, said)), "ideal": list(map(is_ideal, asked, said)),
-                   "kl": (e.logprobs - e.ref_logprobs).sum(1), "length": e.response_mask.sum(1)}
-        history.append({name: torch.as_tensor(x).float().mean().item() for name, x in numbers.items()}
-                       | {"entropy": metrics["policy/entropy"]})
+        history.append(measured(e, asked, tokenizer) | {"entropy": metrics["policy/entropy"]})
         show(f"PPO with β = {cfg.kl_coef}: update {step + 1} of {cfg.steps}")
     actor.save_pretrained(folder / "actor", tokenizer)
     critic.save_pretrained(folder / "critic", tokenizer)
     (folder / "history.json").write_text(json.dumps(history))
+
+
+def measured(e, asked, tokenizer):
+    """Means over the answers of the rollout `e` to the prompts `asked`, the judge's verdict among them:
+    {"score", "judge", "ideal", "kl", "length"}."""
+    R = e.response_mask.shape[1]
+    said = [tokenizer.decode(row[real].tolist()) for row, real in zip(e.ids[:, -R:], e.response_mask)]
+    numbers = {"score": e.scores, "judge": list(map(judge, asked, said)), "ideal": list(map(is_ideal, asked, said)),
+               "kl": (e.logprobs - e.ref_logprobs).sum(1), "length": e.response_mask.sum(1)}
+    return {name: torch.as_tensor(x).float().mean().item() for name, x in numbers.items()}
 
 # ----------------------------------------------------------------------------- exercises
 
