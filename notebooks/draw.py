@@ -25,13 +25,15 @@ def pieces(tokenizer, ids):
 
 def pipeline(lesson):
     """The whole of RLHF: which model starts from which, what it learns from, and which of them this lesson is about."""
-    boxes = {"base": (0, 1.5, "base\nreads pages", (1, 2)), "sft": (2.6, 1.5, "SFT\nimitates answers", (1, 2)),
-             "rm": (5.2, 0.5, "reward model\nlearns from comparisons", (1, 3)),
-             "actor": (8.2, 3, "actor: answers\ntrained", (1, 4, 5)), "ref": (8.2, 2, "reference: holds it back\nfrozen", (1, 5)),
-             "critic": (8.2, 1, "critic: foresees the score\ntrained", (1, 5)), "judge": (8.2, 0, "reward model: scores\nfrozen", (1, 5))}
+    boxes = {"base": (0, 1.5, "base\nreads pages", "12"), "sft": (2.6, 1.5, "SFT\nimitates answers", "12"),
+             "rm": (5.2, 0.5, "reward model\nlearns from comparisons", "136"),
+             "actor": (8.2, 3, "actor: answers\ntrained", "14567"),
+             "ref": (8.2, 2, "reference: holds it back\nfrozen", "1567"),
+             "critic": (8.2, 1, "critic: foresees the score\ntrained", "15"),
+             "judge": (8.2, 0, "reward model: scores\nfrozen", "1567")}
     _, ax = plt.subplots(figsize=(9.5, 2.6))
     for x, y, text, lessons in boxes.values():
-        ax.add_patch(Rectangle((x, y), 2.1, 0.75, facecolor="#fbd9b0" if lesson in lessons else "0.96", edgecolor="0.4"))
+        ax.add_patch(Rectangle((x, y), 2.1, 0.75, facecolor="#fbd9b0" if str(lesson) in lessons else "0.96", edgecolor="0.4"))
         ax.text(x + 1.05, y + 0.375, text, ha="center", va="center", fontsize=8)
     for a, b in (("base", "sft"), ("sft", "rm"), ("sft", "actor"), ("sft", "ref"), ("rm", "critic"), ("rm", "judge")):
         (x, y, *_), (to_x, to_y, *_) = boxes[a], boxes[b]
