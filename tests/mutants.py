@@ -288,13 +288,43 @@ MUTANTS = [
     ("ppo.py", "values are clipped to the actor's range", "part.returns, mask, cfg.value_clip)", "part.returns, mask, cfg.clip)"),
     ("support/optimizer.py", "weights decay", "weight_decay=0.0", "weight_decay=0.1"),
     # ------------------------------------------------------------------------- evaluate.py
-    ("evaluate.py", "ties and losses change places", '"tie": mean(ties), "loss": mean(losses)', '"tie": mean(losses), "loss": mean(ties)'),
-    ("evaluate.py", "ties are wins", "wins = [a.score > b.score and not tie",
-     "wins = [a.score >= b.score"),
     ("evaluate.py", "the best of n is chosen by the judge", "key=lambda answer: answer.proxy", "key=lambda answer: answer.score"),
-    ("evaluate.py", "answers count as independent in the interval", "torch.tensor([mean(group) for group in by_prompt.values()])",
-     "torch.tensor(points)"),
+    ("evaluate.py", "the best of fewer are the first candidates", "math.comb(most - 1 - i, n - 1) / math.comb(most, n)", "(i == most - n)"),
+    ("evaluate.py", "the worst of n candidates", "key=lambda a: -a.proxy", "key=lambda a: a.proxy"),
     ("evaluate.py", "KL over what stands after the end", "((logprobs - sft_logprobs) * response_mask).sum(1)", "(logprobs - sft_logprobs).sum(1)"),
+    # ------------------------------------------------------------------------- judges/
+    ("judges/win_rate.py", "ties and losses change places", '("tie", 0.5), ("loss", 0)', '("tie", 0), ("loss", 0.5)'),
+    ("judges/win_rate.py", "ties are wins", "float(a.score > b.score)", "float(a.score >= b.score)"),
+    ("judges/win_rate.py", "the same text can win", "a.score == b.score or a.text == b.text", "a.score == b.score"),
+    ("judges/win_rate.py", "a tie is a win", "0.5 if a.score == b.score", "1.0 if a.score == b.score"),
+    ("judges/win_rate.py", "answers count as independent in the interval", "by_prompt.setdefault(answer.prompt, [])", "by_prompt.setdefault(len(by_prompt), [])"),
+    ("judges/win_rate.py", "no verdict counts as a loss", "        if point is not None:\n            by_prompt.setdefault(answer.prompt, []).append(point)", "        by_prompt.setdefault(answer.prompt, []).append(point or 0.0)"),
+    ("judges/win_rate.py", "every prompt weighs the same", "sums[draws].sum(1) / counts[draws].sum(1)", "(sums / counts)[draws].mean(1)"),
+    ("judges/language_model.py", "the candidate always stands second", "((prompt, a, b), (prompt, b, a))", "((prompt, b, a), (prompt, b, a))"),
+    ("judges/language_model.py", "the two replies to a pair are read alike", '(there == "A") + (back == "B")', '(there == "A") + (back == "A")'),
+    ("judges/language_model.py", "an unreadable reply is a vote for the other answer", "if there is None or back is None:", "if there is None and back is None:"),
+    ("judges/language_model.py", "the first letter of a reply is its verdict", "LETTER.fullmatch(said)", "LETTER.match(said)"),
+    ("judges/language_model.py", "equal texts are asked about", "((prompt, a, b), (prompt, b, a)) if a != b else ()", "((prompt, a, b), (prompt, b, a))"),
+    ("judges/language_model.py", "most replies may be nonsense", "letters.count(None) > len(letters) / 2", "letters.count(None) > len(letters)"),
+    ("judges/language_model.py", "replies of another model count", "json.dumps([self.url, self.request(question)])", 'json.dumps([self.url, self.request(question)["messages"]])'),
+    ("judges/language_model.py", "the temperature is the server's", '"temperature": 0,', ""),
+    ("judges/language_model.py", "the key is kept if the server repeats it", '"reply": self.secret(reply)', '"reply": reply'),
+    ("judges/language_model.py", "the key is shown if the server repeats it", "{self.url} refuses the question with status {response.status_code}: \"\n                                        f\"{response.text[:300]}\"))",
+     "{self.url} refuses the question with status {response.status_code}: \")\n                                        + f\"{response.text[:300]}\")"),
+    ("judges/language_model.py", "replies are written when all have come", "            file.flush()", "            pass"),
+    ("judges/language_model.py", "a wrong key is tried again", "response.status_code in (401, 403)", "response.status_code in (499, 403)"),
+    ("judges/language_model.py", "what failed once is given up", "response.status_code not in (200, 408, 429)", "response.status_code not in (200, 408)"),
+    ("judges/language_model.py", "half a line is glued to the next one", "        if half:", "        if not whole and half:"),
+    ("judges/language_model.py", "after a failure all is asked all the same", "pool.shutdown(cancel_futures=True)", "pool.shutdown()"),
+    ("judges/by_length.py", "the difference is theirs - ours", "[a.length - b.length for", "[b.length - a.length for"),
+    ("judges/by_length.py", "bins do not hold their upper ends", "size <= last)", "size < last)"),
+    ("judges/by_length.py", "no ridge: a side that wins all has no best fit", "RIDGE * torch.eye(2", "0 * torch.eye(2"),
+    ("judges/by_length.py", "prompts that were not drawn count as well", "times[:, number]", "1 + times[:, number]"),
+    ("judges/by_length.py", "the rate is that of the mean length", "torch.sigmoid(fit(torch.tanh(d / d.std()), y, weights)[:, 0])", "torch.sigmoid(fit(torch.tanh((d - d.mean()) / d.std()), y, weights)[:, 0])"),
+    ("judges/agreement.py", "what one of the two does not order counts", "None if verdict in (0.5, None) or a.proxy == b.proxy", "None if verdict is None"),
+    ("judges/agreement.py", "pairs of different prompts", "if a.prompt == b.prompt]", "]"),
+    ("judges/__init__.py", "a held-out reward model scores half answers", "score if answer.ended else self.cfg.missing_eos_score", "score"),
+    ("judges/__init__.py", "the judge of a set that has none is the toy's", 'if cfg.data == "toy" else Proxy()', 'if cfg.data == "toy" else Gold()'),
     # ------------------------------------------------------------------------- the toy
     ("data/toy.py", "people prefer the worse answer", "felt[text] = 2 * judge(prompt, text)", "felt[text] = -2 * judge(prompt, text)"),
     ("data/toy.py", "people never err", "- math.log(-math.log(rng.random()))", ""),
@@ -458,7 +488,7 @@ def killer(base, mutant):
         (tree / file).write_text(source.replace(right, wrong))
         # The test of this list would see any change at all; the notebooks are not the specification.
         tests = {f"tests/{path.name}" for path in tree.glob("tests/test_*.py") if path.stem not in ("test_mutants", "test_notebooks")}
-        near = {name for name in tests if Path(file).stem in name or "maths" in name or file == "gpt.py" and "weights" in name}
+        near = {name for name in tests if any(part.removesuffix(".py") in name for part in Path(file).parts) or "maths" in name or file == "gpt.py" and "weights" in name}
         last = {"tests/test_optimum.py"}
         for some in filter(None, (near, tests - near - last, last)):        # most are caught at the first try
             run = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider",

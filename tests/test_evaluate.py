@@ -1,6 +1,7 @@
 """evaluate.py: who wins, by how much, and how sure that is."""
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,12 +62,12 @@ def test_each_answer_is_measured_as_if_it_were_alone():
     prompts = ["Is owl a bird?", "Is cow", "\n\nHuman: Is a dog a pet?\n\nAssistant:"] * 3
     cfg = evaluate.Config(max_new_tokens=6, temperature=0.8, batch_size=4, missing_eos_score=-1.5)
     torch.manual_seed(0)
-    got = answer_all(policy, start, rm, prompts, tokenizer, lambda prompt, text: len(prompt + text),
-                     lambda prompt, text: prompt == "Is cow", cfg, None)
+    judge = SimpleNamespace(ideal=6, score=lambda answers: [len(a.prompt) if a.prompt == "Is cow" else len(a.prompt + a.text) for a in answers])
+    got = answer_all(policy, start, rm, prompts, tokenizer, judge, cfg, None)
     assert [a.prompt for a in got] == prompts and {a.ended for a in got} == {True, False}
     torch.manual_seed(0)
     for i, a in enumerate(got):
-        assert a.score == len(a.prompt + a.text) and a.ideal == (a.prompt == "Is cow")
+        assert a.score == judge.score([a])[0] and a.ideal == (a.prompt == "Is cow")
         assert a.length <= 6 and (a.ended or a.length == 6)
     again = []
     torch.manual_seed(0)

@@ -218,13 +218,13 @@ def imported(path):
 
 @pytest.mark.parametrize("path", [*TRAINING, "gpt.py", *(f"data/{name}.py" for name in ("__init__", "batches", "encode", "jsonl", "tokenizer")), *sorted(f"support/{path.name}" for path in (ROOT / "support").glob("*.py"))])
 def test_nothing_that_trains_imports_the_judge_or_names_him(path):
-    assert not [name for name in imported(ROOT / path) if name.startswith("data.toy")]
+    assert not [name for name in imported(ROOT / path) if name.startswith(("data.toy", "judges", "evaluate"))]
     assert not {"judge", "is_ideal", "evaluate"} & {node.id for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Name)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", TRAINING)
 def test_the_judge_is_not_in_the_memory_of_a_training_script(script):
-    program = f"import sys, {script[:-3]}, data; data.load('toy'); data.tokenizer_for('toy'); print([m for m in sys.modules if 'toy' in m or 'evaluate' in m])"
+    program = f"import sys, {script[:-3]}, data; data.load('toy'); data.tokenizer_for('toy'); print([m for m in sys.modules if 'toy' in m or 'evaluate' in m or 'judges' in m])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

@@ -25,8 +25,8 @@ import evaluate
 import ppo
 from data.encode import encode_prompts
 from data.tokenizer import Tokenizer
-from data.toy_world import is_ideal, judge
 from gpt import GPT, ScalarGPT
+from judges import Gold
 from support.checkpoint import plain_names
 from support.optimizer import adamw, set_learning_rate
 
@@ -46,7 +46,7 @@ class Referee:
     def answers(self, policy):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return evaluate.answer_all(policy, self.sft, self.rm, self.prompts, self.tokenizer, judge, is_ideal,
+            return evaluate.answer_all(policy, self.sft, self.rm, self.prompts, self.tokenizer, Gold(),
                                        evaluate.Config(), "cpu")
 
     def look(self, policy, update, batch_size):

@@ -1,0 +1,618 @@
+"""judges/: who is asked which of two answers is better, and what is made of the verdicts."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+
+import evaluate
+import ppo
+import reward
+import sft
+from data import toy_world
+from evaluate import Answer, best_of, best_of_curve, best_of_kl, compare_all, summary
+from judges import Gold, HeldOutRewardModel, Proxy, open_judge
+from judges import language_model
+from judges.agreement import agreement, siblings
+from judges.by_length import DIFFERENCES, LENGTHS, RIDGE, by_length, fit
+from judges.language_model import LanguageModel, read_letter, verdict
+from judges.report import joined
+from judges.win_rate import rate, win_rate
+from support import UserError
+from tiny import close, critic, words
+
+ROOT = Path(__file__).parent.parent
+SECRET = "sk-a-secret-that-nobody-may-see"
+
+
+def answer(text, prompt="p", **more):
+    return Answer(**{**dict(prompt=prompt, text=text, proxy=0.0, ended=True, length=len(text), kl=0.0), **more})
+
+
+def some_answers(seed, prompts=6, samples=4):
+    """Answers of several lengths and scores, some of them equal."""
+    random = torch.Generator().manual_seed(seed)
+    draw = lambda most: torch.randint(most, (), generator=random).item()
+    return [answer(" " + "abcdef"[draw(6)] * (1 + draw(12)), prompt=f"prompt {p}", proxy=float(draw(4)), score=float(draw(4)))
+            for p in range(prompts) for _ in range(samples)]
+
+# ----------------------------------------------------------------------------- a server of bad manners
+
+class Server:
+    """Speaks OpenAI's protocol. `say(text A, text B, how often this was asked)` is the reply; or (status, body), or None
+    to cut the connection."""
+
+    def __init__(self, say):
+        self.say, self.asked, self.answered, self.headers, self.bodies = say, [], [], [], []
+        self.lock, server = threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            wbufsize, protocol_version = -1, "HTTP/1.1"     # header and body in one piece, connections kept
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                content = body["messages"][0]["content"]
+                prompt, first, second = re.search(r"<prompt>\n(.*)\n</prompt>\n<answer_A>\n(.*)\n</answer_A>\n<answer_B>\n(.*)\n</answer_B>", content, re.S).groups()
+                with server.lock:
+                    server.asked.append((prompt, first, second))
+                    server.headers.append(self.headers["Authorization"])
+                    server.bodies.append(body)
+                    times = server.asked.count((prompt, first, second))
+                said = server.say(first, second, times)
+                if said is None:
+                    self.close_connection = True
+                    return
+                status, text = said if isinstance(said, tuple) else \
+                    (200, json.dumps({"choices": [{"message": {"role": "assistant", "content": said}}]}))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text.encode())))
+                self.end_headers()
+                self.wfile.write(text.encode())
+                self.wfile.flush()
+                with server.lock:
+                    server.answered.append((prompt, first, second))
+
+            def log_message(self, *given):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Start a server; servers end with the test. Pauses are short."""
+    servers = []
+    monkeypatch.setattr(language_model, "PAUSE", 0.002)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+
+    def start(say):
+        servers.append(Server(say))
+        return servers[-1]
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """ask(server, ours, theirs): the verdicts and the judge."""
+    def asked(server, ours, theirs, model="m"):
+        judge = LanguageModel(server.address, model, tmp_path / "run" / "verdicts.jsonl")
+        return judge.compare({"x": (ours, theirs)})["x"], judge
+    return asked
+
+
+def longer(first, second, times):
+    """A judge that reads: the longer answer is better, and of two equally long ones the first in the alphabet."""
+    return "A" if (-len(first), first) < (-len(second), second) else "B"
+
+
+OURS = [answer(" aaa", "p"), answer(" b", "p"), answer(" same", "q"), answer(" aaa", "q")]
+THEIRS = [answer(" cc", "p"), answer(" dd", "p"), answer(" same", "q"), answer(" bbbb", "q")]
+
+# ----------------------------------------------------------------------------- replies and verdicts
+
+@pytest.mark.parametrize("reply, letter", [
+    ("A", "A"), (" B\n", "B"), ("b", "B"), ("**A**", "A"), ("[[B]]", "B"), ("(A).", "A"), ("_B_", "B"), ("Answer: A", "A"),
+    ("The better answer is B.", "B"), ("A\n\nIt is kinder.", "A"), ("<think>B? No,\nA is better.</think>\n\nB", "B"),
+    ("", None), ("C", None), ("A or B", None), ("A dog barks.", None), ("A and B are equally good", None), ("AB", None),
+    ("I prefer the second one", None), ("A is better than B", None), ("None", None), ("Neither.", None), ("<think>A", None)])
+def test_a_reply_that_is_not_a_letter_is_not_guessed(reply, letter):
+    assert read_letter(reply) == letter
+
+
+def test_both_orders_must_name_the_same_answer():
+    # there: ours is A, theirs is B; back: the other way round
+    assert [verdict(*letters) for letters in ("AB", "BA", "AA", "BB")] == [1, 0, 0.5, 0.5]
+    assert [verdict(*letters) for letters in ((None, "A"), ("B", None), (None, None))] == [None, None, None]
+
+
+def test_each_pair_is_asked_about_in_both_orders_and_equal_texts_are_ties_without_asking(serve, ask):
+    server = serve(longer)
+    verdicts, judge = ask(server, OURS, THEIRS)
+    assert verdicts == [1, 0, 0.5, 0]
+    assert sorted(server.asked) == sorted([("p", "aaa", "cc"), ("p", "cc", "aaa"), ("p", "b", "dd"), ("p", "dd", "b"),
+                                           ("q", "aaa", "bbbb"), ("q", "bbbb", "aaa")])
+    assert all(body["temperature"] == 0 and body["model"] == "m" for body in server.bodies)
+    assert set(server.headers) == {f"Bearer {SECRET}"}
+    assert judge.replies == {"pairs": 3, "without_verdict": 0, "first_preferred": 0.5, "orders_agree": 1}
+
+
+def test_a_question_that_comes_twice_is_asked_once(serve, ask):
+    server = serve(longer)
+    assert ask(server, OURS[:1] * 5, THEIRS[:1] * 5)[0] == [1] * 5
+    assert len(server.asked) == 2
+
+
+def test_the_number_of_calls_and_tokens_is_said_before_the_first_one(serve, ask, capsys):
+    said = []
+    server = serve(lambda *asked: said.append(capsys.readouterr().out) or longer(*asked))
+    ask(server, OURS, THEIRS)
+    calls, tokens = re.search(r"(\d+) calls to make, about ([\d,]+) tokens", said[0]).groups()
+    sent = sum(len(body["messages"][0]["content"]) for body in server.bodies) / 4
+    assert calls == "6" and abs(int(tokens.replace(",", "")) / sent - 1) < 0.05
+    ask(server, OURS, THEIRS)
+    assert "6 questions, 6 of them answered in" in capsys.readouterr().out
+
+# ----------------------------------------------------------------------------- swapping the sides
+
+def biased(first, second, times):
+    """Often says A, and now and then nothing that can be read: by the texts, so always the same."""
+    draw = (7 * len(first) + 13 * len(second) + ord(first[0]) - ord(second[0])) % 10
+    return "hm" if draw == 0 else "A" if draw < 7 else "B"
+
+
+def judges(tmp_path, serve):
+    folder = tmp_path / "other"
+    tokenizer = words()
+    critic(seed=3, vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eos, block_size=64).save_pretrained(folder, tokenizer)
+    yield Proxy()
+    yield HeldOutRewardModel(folder, evaluate.Config(), "cpu", False)
+    yield LanguageModel(serve(biased).address, "m", tmp_path / "verdicts.jsonl")
+    yield LanguageModel(serve(lambda *asked: "B").address, "m", tmp_path / "verdicts.jsonl")
+
+
+def mirrored(row):
+    """What a rate's row must be for the other side."""
+    if row["rate"] is None:
+        return row
+    swapped = {**row, "rate": 1 - row["rate"], "ci95": [1 - end for end in reversed(row["ci95"])]}
+    return swapped | {"win": row["loss"], "loss": row["win"]} if "win" in row else swapped
+
+
+def same(row, other):
+    assert row.keys() == other.keys()
+    for key, value in row.items():
+        assert other[key] == (value if value is None else pytest.approx(value, abs=1e-5)), key     # float32
+
+
+def test_swapping_the_two_sides_changes_no_rate_whoever_judges(tmp_path, serve):
+    ours, theirs = some_answers(1, prompts=12), some_answers(2, prompts=12)
+    for judge in judges(tmp_path, serve):
+        for answers in (ours, theirs):
+            for a, score in zip(answers, judge.score(answers)):
+                a.score = score
+        there, back = (judge.compare({"x": pair})["x"] for pair in ((ours, theirs), (theirs, ours)))
+        assert [None if v is None else 1 - v for v in there] == back and len(set(there)) > 1 or set(there) == {0.5}
+        same(mirrored(win_rate(ours, theirs, there)), win_rate(theirs, ours, back))
+        same(agreement(ours, theirs, there), agreement(theirs, ours, back))
+        view, other = by_length(ours, theirs, there), by_length(theirs, ours, back)
+        same(mirrored(view["held_fixed"]), other["held_fixed"])
+        for row, bin in zip(view["difference"], reversed(other["difference"])):
+            assert (row["first"], row["last"]) == (bin["last"] and -bin["last"], bin["first"] and -bin["first"])
+            same(mirrored({key: row[key] for key in ("rate", "ci95", "pairs")}), {key: bin[key] for key in ("rate", "ci95", "pairs")})
+
+
+def test_swapping_changes_no_rate_of_the_toys_judge():
+    prompt = next(iter(toy_world.FACT_OF))
+    right = toy_world.FACT_OF[prompt].right()
+    texts = [f" {right}", f" Happy to help! {right}", " Moo.", f" Ugh, {right}", " I don't know that."]
+    ours, theirs = ([answer(texts[i], prompt) for i, _ in pairs] for pairs in (combinations(range(5), 2), ((b, a) for a, b in combinations(range(5), 2))))
+    judge = Gold()
+    for answers in (ours, theirs):
+        for a, score in zip(answers, judge.score(answers)):
+            assert score == toy_world.judge(prompt, a.text)
+            a.score = score
+    there, back = (judge.compare({"x": pair})["x"] for pair in ((ours, theirs), (theirs, ours)))
+    assert [1 - v for v in there] == back and len(set(there)) > 1
+
+# ----------------------------------------------------------------------------- judges that do not read
+
+def test_a_judge_that_always_says_b_yields_half_and_a_warning(serve, ask):
+    ours, theirs = some_answers(1), some_answers(2)
+    verdicts, judge = ask(serve(lambda *asked: "B"), ours, theirs)
+    row = win_rate(ours, theirs, verdicts)
+    assert (row["rate"], row["ci95"], row["win"]) == (0.5, [0.5, 0.5], 0)
+    assert judge.replies["first_preferred"] == judge.replies["orders_agree"] == 0
+    assert "WARNING: this judge does not read" in judge.remark and "says B" in judge.remark
+    close(by_length(ours, theirs, verdicts)["held_fixed"]["rate"], 0.5)
+
+
+def test_a_judge_that_nearly_always_says_a_gets_the_warning_and_one_that_reads_does_not(serve, ask):
+    ours, theirs = some_answers(1), some_answers(2)
+    assert "says A" in ask(serve(lambda a, b, n: "B" if a == "b" else "A"), ours, theirs)[1].remark
+    assert "WARNING" not in ask(serve(longer), ours, theirs)[1].remark
+    assert "WARNING" not in ask(serve(biased), ours, theirs)[1].remark
+
+
+def test_a_pair_with_an_unreadable_reply_is_left_out_and_counted(serve, ask):
+    server = serve(lambda a, b, n: "both are fine" if (a, b) == ("cc", "aaa") else longer(a, b, n))
+    verdicts, judge = ask(server, OURS, THEIRS)
+    assert verdicts == [None, 0, 0.5, 0]
+    assert judge.replies["without_verdict"] == 1 and "1 of the pairs have no verdict" in judge.remark
+    row = win_rate(OURS, THEIRS, verdicts)
+    assert (row["pairs"], row["win"], row["tie"], row["rate"]) == (3, 0, 1 / 3, 0.5 / 3)
+    assert ask(server, THEIRS, OURS)[0] == [None, 1, 0.5, 1]
+
+
+def test_nonsense_yields_no_result_and_stops_early(serve, ask):
+    server = serve(lambda *asked: "As a language model, I like both.")
+    with pytest.raises(UserError, match="2 of 2 replies are neither A nor B, so there is no result"):
+        ask(server, OURS[:1], THEIRS[:1])
+    with pytest.raises(UserError, match="no result"):
+        ask(server, some_answers(1, 40), some_answers(2, 40))
+    assert len(server.asked) < 60                           # of some 300
+    asked = len(server.asked)
+    with pytest.raises(UserError, match="remove it to ask again"):
+        ask(server, OURS[:1], THEIRS[:1])
+    assert len(server.asked) == asked
+
+# ----------------------------------------------------------------------------- servers that fail
+
+@pytest.mark.parametrize("trouble", [
+    (500, "oh"), (503, ""), (429, "slow down"), (408, ""), None, (200, "<html>"), (200, "{}"), (200, '{"choices": []}'), (200, "[1]"),
+    (200, '{"choices": [{"message": null}]}')], ids=str)
+def test_what_may_pass_is_asked_again(serve, ask, trouble):
+    server = serve(lambda a, b, times: longer(a, b, times) if times > 2 else trouble)
+    assert ask(server, OURS, THEIRS)[0] == [1, 0, 0.5, 0]
+    assert len(server.asked) == 18
+
+
+def test_a_server_that_sleeps_is_asked_again(serve, ask, monkeypatch):
+    monkeypatch.setattr(language_model, "TIMEOUT", 0.2)
+    server = serve(lambda a, b, times: time.sleep(0.5 * (times == 1)) or longer(a, b, times))
+    assert ask(server, OURS, THEIRS)[0] == [1, 0, 0.5, 0]
+    assert len(server.asked) == 12
+
+
+@pytest.mark.parametrize("trouble, said", [((500, "oh"), "status 500"), (None, "RemoteProtocolError"), ((200, "<html>"), "no chat completion")], ids=str)
+def test_a_server_that_stays_bad_ends_in_a_sentence_and_the_same_command_goes_on(serve, ask, trouble, said):
+    broken = threading.Event()
+    server = serve(lambda a, b, times: trouble if broken.is_set() else longer(a, b, times))
+    ask(server, OURS[:1], THEIRS[:1])
+    broken.set()
+    with pytest.raises(UserError, match=f"no answer after 6 tries .*{said}.*goes on from there"):
+        ask(server, OURS, THEIRS)
+    broken.clear()
+    assert ask(server, OURS, THEIRS)[0] == [1, 0, 0.5, 0]
+    assert all(server.answered.count(question) == 1 for question in [("p", "aaa", "cc"), ("p", "cc", "aaa")])
+
+
+def test_nobody_at_the_address_is_a_sentence(tmp_path, serve):
+    server = serve(longer)
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(UserError, match="no answer after 6 tries .*ConnectError"):
+        LanguageModel(server.address, "m", tmp_path / "v.jsonl").compare({"x": (OURS, THEIRS)})
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_wrong_key_stops_at_once(serve, ask, monkeypatch, status):
+    server = serve(lambda *asked: (status, f"the key {SECRET} is wrong"))
+    with pytest.raises(UserError, match="does not accept the key in OPENAI_API_KEY$"):
+        ask(server, some_answers(1, 40), some_answers(2, 40))
+    assert len(server.asked) < 60                           # of some 300
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match="wants a key: put it into the environment variable OPENAI_API_KEY"):
+        ask(server, OURS, THEIRS)
+    assert server.headers[-1] is None
+
+
+def test_a_question_that_is_refused_stops_at_once_with_the_servers_words(serve, ask):
+    server = serve(lambda *asked: (404, "the model `m` does not exist"))
+    with pytest.raises(UserError, match="status 404: the model `m` does not exist"):
+        ask(server, OURS[:1], THEIRS[:1])
+    assert len(server.asked) == 2
+
+
+def test_a_redirect_takes_the_key_nowhere(serve, ask):
+    server = serve(lambda *asked: (302, "http://elsewhere"))
+    with pytest.raises(UserError, match="status 302"):
+        ask(server, OURS[:1], THEIRS[:1])
+
+# ----------------------------------------------------------------------------- what is kept
+
+def test_replies_are_kept_and_not_asked_for_again(serve, ask, tmp_path):
+    server, file = serve(longer), tmp_path / "run" / "verdicts.jsonl"
+    ask(server, OURS[:2], THEIRS[:2])
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == 4 and {"model", "prompt", "A", "B", "letter", "reply"} < rows[0].keys()
+    assert ask(server, OURS, THEIRS)[0] == [1, 0, 0.5, 0] and len(server.asked) == 6
+    ask(server, OURS, THEIRS, model="another")
+    assert len(server.asked) == 12
+
+
+def test_half_a_line_at_the_end_goes_and_only_that_is_asked_again(serve, ask, tmp_path):
+    server, file = serve(longer), tmp_path / "run" / "verdicts.jsonl"
+    ask(server, OURS, THEIRS)
+    whole = file.read_bytes()
+    for cut in (1, 30, len(whole.splitlines()[-1]), len(whole)):
+        before = len(server.asked)
+        file.write_bytes(whole[:-cut])
+        assert ask(server, OURS, THEIRS)[0] == [1, 0, 0.5, 0]
+        assert len(server.asked) == before + (6 if cut == len(whole) else 1) and len(file.read_text().splitlines()) == 6
+
+
+def test_a_damaged_line_is_named(serve, ask, tmp_path):
+    server, file = serve(longer), tmp_path / "run" / "verdicts.jsonl"
+    ask(server, OURS, THEIRS)
+    file.write_text(file.read_text().replace("{", "", 1))
+    with pytest.raises(UserError, match="verdicts.jsonl, line 1: not JSON"):
+        ask(server, OURS, THEIRS)
+
+
+def test_a_power_cut_loses_no_reply_that_has_come(serve, ask, tmp_path):
+    """All that the server has answered is in the file before the next question is asked."""
+    file, missing = tmp_path / "run" / "verdicts.jsonl", []
+
+    def say(first, second, times):
+        if len(server.asked) > language_model.AT_ONCE:
+            missing.append(len(server.answered) - len(file.read_text().splitlines()))
+        return longer(first, second, times)
+    server = serve(say)
+    ask(server, some_answers(1, 20), some_answers(2, 20))
+    assert missing and max(missing) <= language_model.AT_ONCE
+
+
+@pytest.mark.parametrize("say", [
+    lambda *asked: f"A\n(your key is {SECRET})", lambda *asked: (400, f"key {SECRET}"), lambda *asked: (401, SECRET),
+    lambda *asked: (500, SECRET), lambda *asked: f"no letter {SECRET}"], ids=["reply", "400", "401", "500", "nonsense"])
+def test_the_key_is_in_no_output_and_no_file(serve, ask, tmp_path, capsys, say):
+    said = ""
+    try:
+        _, judge = ask(serve(say), OURS, THEIRS)
+        said = judge.remark + json.dumps(judge.replies) + judge.name
+    except UserError as error:
+        said = str(error)
+    said += "".join(capsys.readouterr()) + "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert said and SECRET not in said
+
+
+def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(monkeypatch, tmp_path):
+    for key in ("sk-\nsecret", "sk-sécret"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(UserError, match="OPENAI_API_KEY holds characters that no key has") as raised:
+            LanguageModel("http://localhost/v1", "m", tmp_path / "v.jsonl")
+        assert "cret" not in str(raised.value)
+
+# ----------------------------------------------------------------------------- which judge
+
+@pytest.mark.parametrize("flags, said", [
+    (dict(judge="http://localhost:1/v1"), "--judge_model NAME"), (dict(judge_model="m"), "--judge_model goes with the address"),
+    (dict(judge="http://me:word@host/v1", judge_model="m"), "OPENAI_API_KEY"), (dict(judge="https://host/v1?key=word", judge_model="m"), "OPENAI_API_KEY"),
+    (dict(judge="nowhere"), "nowhere: no model here"), (dict(judge="http://host:port/v1", judge_model="m"), "no address"), (dict(judge="http:///v1", judge_model="m"), "no address")], ids=str)
+def test_a_judge_that_cannot_be_is_a_sentence(tmp_path, monkeypatch, flags, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(said)) as raised:
+        open_judge(evaluate.Config(**flags), tmp_path, "cpu", False)
+    assert "word" not in str(raised.value)
+
+
+def test_a_held_out_reward_model_reads_each_text_to_its_end_in_its_own_vocabulary(tmp_path):
+    tokenizer = words()
+    model = critic(seed=3, vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eos, block_size=24)
+    model.save_pretrained(tmp_path / "other", tokenizer)
+    judge = open_judge(evaluate.Config(judge=str(tmp_path / "other"), batch_size=2, missing_eos_score=-1.5), tmp_path, "cpu", False)
+    answers = [answer(" Yes, owl is.", "Is owl a bird?"), answer(" no", "Is the brown cow a pet?"), answer(" no", "Is owl", ended=False),
+               answer(" no", "Is owl a bird? " * 9)]
+    for a, score in zip(answers, judge.score(answers)):
+        ids = tokenizer.encode(a.prompt) + tokenizer.encode("", a.text)[1]
+        close(score, model(torch.tensor([ids[-24:]]))[0, -1].item() if a.ended else -1.5, 1e-5)
+    with pytest.raises(UserError, match="does not fit"):
+        judge.score([answer(" no" * 30)])
+
+# ----------------------------------------------------------------------------- rates
+
+def test_a_rate_leaves_out_what_has_no_verdict_and_weighs_every_pair_alike():
+    answers = [answer(" x", prompt) for prompt in "aaabbc"]
+    row = rate(answers, [1, 0.5, None, 0, 1, None])
+    assert (row["rate"], row["pairs"]) == (2.5 / 4, 4)
+    assert rate(answers, [None] * 6) == {"rate": None, "ci95": None, "pairs": 0}
+    assert win_rate(answers, answers, [None] * 6)["win"] is None
+
+
+def test_the_interval_is_that_of_the_share_of_all_pairs_over_samples_of_the_prompts():
+    # prompt i has 1 + i % 5 pairs; the spread of the bootstrap is that of a ratio of sums
+    counts = [1 + i % 5 for i in range(200)]
+    points = [[float((i + j) % 3 == 0) for j in range(n)] for i, n in enumerate(counts)]
+    row = rate([answer(" x", str(i)) for i, n in enumerate(counts) for _ in range(n)], sum(points, []))
+    total, mean = sum(counts), row["rate"]
+    error = sum((sum(group) - mean * n) ** 2 for group, n in zip(points, counts)) ** 0.5 / total
+    assert row["ci95"] == [pytest.approx(mean - 1.96 * error, abs=0.006), pytest.approx(mean + 1.96 * error, abs=0.006)]
+
+# ----------------------------------------------------------------------------- by length
+
+def test_bins_hold_every_length_once():
+    for edges in (DIFFERENCES, LENGTHS):
+        for size in range(-200 if edges is DIFFERENCES else 1, 200):
+            assert sum((a is None or a <= size) and (b is None or size <= b) for a, b in edges) == 1
+
+
+def test_the_rate_of_each_bin_and_empty_ones_say_so():
+    ours = [answer(" x", str(i), length=n) for i, n in enumerate([4, 4, 9, 12, 12, 12])]
+    theirs = [answer(" y", str(i), length=n) for i, n in enumerate([4, 6, 4, 8, 8, 8])]        # 0, -2, 5, 4, 4, 4
+    views = by_length(ours, theirs, [0.5, 0, 1, 1, 0, None])
+    rows = {(row["first"], row["last"]): (row["pairs"], row["rate"]) for row in views["difference"]}
+    assert {bin: row for bin, row in rows.items() if row[0]} == {(-2, -1): (1, 0), (0, 0): (1, 0.5), (3, 5): (3, 2 / 3)}
+    rows = {(row["first"], row["last"]): (row["pairs"], row["rate"]) for row in views["length"]}
+    assert {bin: row for bin, row in rows.items() if row[0]} == {(1, 5): (2, 0.25), (8, 10): (1, 1), (11, 15): (2, 0.5)}
+    assert [(row["first"], row["last"], row["pairs"]) for row in joined(views["length"])] == [
+        (1, 5, 2), (6, 7, 0), (8, 10, 1), (11, 15, 2), (16, None, 0)]
+
+
+def brute_force(x, y, weights):
+    """The minimum of the penalised loss, by finer and finer grids."""
+    a = b = torch.zeros(())
+    width = 12.0
+    for _ in range(40):
+        A, B = torch.meshgrid(a + width * torch.linspace(-1, 1, 9), b + width * torch.linspace(-1, 1, 9), indexing="ij")
+        logits = A[..., None] + B[..., None] * x
+        loss = (weights * torch.nn.functional.binary_cross_entropy_with_logits(logits, y.expand_as(logits), reduction="none")).sum(-1)
+        best = (loss + RIDGE / 2 * (A ** 2 + B ** 2)).argmin()
+        a, b, width = A.flatten()[best], B.flatten()[best], width * 0.7
+    return a, b
+
+
+@pytest.mark.parametrize("case", ["mixed", "all wins", "longer wins always", "one loss far away", "ties"])
+def test_the_fit_is_the_best_one_there_is(case):
+    torch.manual_seed(0)
+    x = torch.tanh(torch.randn(40, dtype=torch.double))
+    y = {"mixed": torch.randint(3, (40,)) / 2, "all wins": torch.ones(40), "longer wins always": (x > 0).double(),
+         "one loss far away": torch.ones(40).index_fill(0, x.argmax(), 0), "ties": torch.full((40,), 0.5)}[case].double()
+    weights = torch.stack([torch.ones(40), torch.randint(4, (40,)).float()]).double()
+    for fitted, weight in zip(fit(x, y, weights), weights):
+        expected = brute_force(x, y, weight)
+        close(fitted[0], expected[0].item(), 2e-3)
+        close(fitted[1], expected[1].item(), 2e-3)
+
+
+def test_with_the_length_held_fixed_the_logits_of_longer_and_shorter_answers_meet_halfway():
+    # as many pairs 3 tokens longer, 90% won, as 3 tokens shorter, 40% won: at equal length the mean of the logits
+    ours = [answer(" x", str(i), length=13 if i < 500 else 7) for i in range(1000)]
+    theirs = [answer(" y", str(i), length=10) for i in range(1000)]
+    verdicts = [float(i % 10 < (9 if i < 500 else 4)) for i in range(1000)]
+    row = by_length(ours, theirs, verdicts)["held_fixed"]
+    halfway = torch.sigmoid((torch.logit(torch.tensor(0.9)) + torch.logit(torch.tensor(0.4))) / 2).item()
+    close(row["rate"], halfway, 1e-3)
+    # the delta method: the two logits have variances 1/(500 p (1-p))
+    error = halfway * (1 - halfway) * 0.5 * (1 / (500 * 0.09) + 1 / (500 * 0.24)) ** 0.5
+    assert row["ci95"] == [pytest.approx(halfway - 1.96 * error, abs=0.008), pytest.approx(halfway + 1.96 * error, abs=0.008)]
+
+
+def test_a_win_rate_that_is_all_length_vanishes_with_the_length_held_fixed():
+    # the longer one wins 80%, whoever wrote it; ours is longer in three of four pairs
+    ours = [answer(" x", str(i), length=12 if i % 4 else 8) for i in range(1000)]
+    theirs = [answer(" y", str(i), length=10) for i in range(1000)]
+    verdicts = [float((i // 4 % 5 < 4) == bool(i % 4)) for i in range(1000)]
+    assert win_rate(ours, theirs, verdicts)["rate"] == pytest.approx(0.65)
+    close(by_length(ours, theirs, verdicts)["held_fixed"]["rate"], 0.5, 1e-3)
+
+
+def test_where_all_pairs_differ_alike_nothing_can_be_held_fixed():
+    ours, theirs = [answer(" x", length=5)] * 3, [answer(" y", length=4)] * 3
+    assert by_length(ours, theirs, [1, 0, 1])["held_fixed"] == {"rate": None, "ci95": None, "pairs": 3}
+
+# ----------------------------------------------------------------------------- agreement
+
+def test_agreement_is_the_share_of_pairs_ordered_alike_of_those_that_both_order():
+    ours = [answer(" a", proxy=p) for p in (1, 0, 1, 0, 1, 1)] + [answer(" same", proxy=1)]
+    theirs = [answer(" b", proxy=p) for p in (0, 1, 0, 1, 1, 0)] + [answer(" same", proxy=0)]
+    row = agreement(ours, theirs, [1, 0, 0, 0.5, 1, None, 1])      # alike, alike, not, tie, the proxy's tie, none, same text
+    assert (row["rate"], row["pairs"]) == (2 / 3, 3)
+
+
+def test_siblings_are_neighbours_to_one_prompt():
+    answers = [answer(text, prompt) for prompt, text in zip("aaabbc", "123456")]
+    assert [(a.text, b.text) for a, b in zip(*siblings(answers))] == [("1", "2"), ("2", "3"), ("4", "5")]
+
+# ----------------------------------------------------------------------------- best of n
+
+def test_the_best_of_n_is_the_mean_over_all_choices_of_n_candidates():
+    torch.manual_seed(0)
+    candidates = [answer(" x", proxy=torch.randn(()).item(), score=torch.randn(()).item(), ideal=bool(i % 3), length=i) for i in range(24)]
+    groups = [candidates[i:i + 8] for i in range(0, 24, 8)]
+    curve = best_of_curve(candidates, 8, True, ppo_kl=0.4)
+    assert list(curve) == [2, 3, 4, 8]                      # log 3 - 2/3 = 0.43 is the nearest
+    for n, row in curve.items():
+        best = [max(chosen, key=lambda a: a.proxy) for group in groups for chosen in combinations(group, n)]
+        for key, value in summary(best, True).items():
+            close(row[key], best_of_kl(n) if key == "kl" else value, 1e-6)
+    assert curve[8] == {**summary(best_of(candidates, 8), True), "kl": best_of_kl(8)}
+    assert list(best_of_curve(candidates, 8, True, ppo_kl=1.3)) == [2, 4, 8]        # beyond the best of 8
+    assert list(best_of_curve(candidates[:6], 6, False, ppo_kl=9)) == [2, 4, 6]
+    assert list(best_of_curve(candidates, 1, True, ppo_kl=9)) == [1]
+
+# ----------------------------------------------------------------------------- evaluate.py
+
+@pytest.fixture
+def finished(run_stage):
+    for script in (sft, reward, ppo):
+        run = run_stage(script)
+    return run
+
+
+def test_evaluate_asks_a_language_model_and_says_how_it_judged(finished, world, serve, capsys, tmp_path):
+    server = serve(lambda a, b, n: longer(a, b, n) if len(a) % 5 else "hm")
+    flags = dict(**world, max_new_tokens=6, best_of=4, samples=8, json="numbers.json", judge=server.address, judge_model="m", details=True)
+    evaluate.main(evaluate.Config(**flags))
+    numbers, printed, asked = json.loads(Path("numbers.json").read_text()), capsys.readouterr().out, len(server.asked)
+    assert numbers["judge"] == f"m at {server.address}" and numbers["models"]["ppo"]["score"] is None
+    assert len(set(server.asked)) == asked == 2 * len({frozenset(question) for question in server.asked})
+    assert numbers["replies"]["without_verdict"] > 0 and "no verdict" in printed
+    for row in numbers["win_rates"].values():
+        assert row["win"] + row["tie"] + row["loss"] == pytest.approx(1) and row["pairs"] <= 8
+    assert set(numbers["agreement"]) == {"sft_vs_sft", "ppo_vs_sft", "ppo_vs_ppo"}
+    assert set(numbers["best_of"]) >= {"2", "4"} and "best of 2" in printed and "empty" in printed
+    evaluate.main(evaluate.Config(**flags))
+    assert len(server.asked) == asked and json.loads(Path("numbers.json").read_text()) == numbers
+    assert SECRET not in printed + "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_evaluate_takes_the_reward_model_of_another_seed(finished, world, capsys, tmp_path):
+    flags = dict(**world, max_new_tokens=6, best_of=2, samples=8, json="numbers.json")
+    evaluate.main(evaluate.Config(**flags))
+    own = json.loads(Path("numbers.json").read_text())
+    assert own["agreement"] == {} and "agree" not in capsys.readouterr().out        # with itself it would always
+    evaluate.main(evaluate.Config(**flags, judge=str(finished / "reward")))
+    other = json.loads(Path("numbers.json").read_text())
+    assert other["judge"] == str(finished / "reward") and f"judge: {finished / 'reward'}" in capsys.readouterr().out
+    assert other["win_rates"] == own["win_rates"] and other["agreement"]["ppo_vs_sft"]["rate"] in (None, 1)
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_killed_goes_on_and_asks_no_verdict_twice(finished, world, serve, tmp_path):
+    """A process of its own, killed with -9 while the server makes it wait; then another one."""
+    go_on = threading.Event()
+
+    def say(first, second, times):
+        if len(server.asked) > 20:
+            go_on.wait(30)
+        return longer(first, second, times)
+    server = serve(say)
+    command = [sys.executable, str(ROOT / "evaluate.py"), "--data", "rows.jsonl", "--run", "run", "--device", "cpu", "--max_new_tokens", "6",
+               "--samples", "16", "--best_of", "2", "--judge", server.address, "--judge_model", "m", "--json", "numbers.json"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    file, deadline = finished / "verdicts.jsonl", time.time() + 60
+    while (not file.exists() or len(file.read_text().splitlines()) < 20) and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    given = list(server.answered)                           # the others were asked, but no verdict was given
+    assert len(given) >= 20 and not Path("numbers.json").exists()
+    go_on.set()
+    time.sleep(0.1)
+    server.asked.clear()
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert server.asked and not set(server.asked) & set(given) and len(set(server.asked)) == len(server.asked)
+    assert json.loads(Path("numbers.json").read_text())["replies"]["without_verdict"] == 0
+    assert SECRET not in done.stdout + done.stderr
+
+    server.say = lambda *asked: "nonsense"
+    done = subprocess.run([*command, "--seed", "1"], env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and "neither A nor B, so there is no result" in done.stderr and "Traceback" not in done.stderr
