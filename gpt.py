@@ -1,6 +1,6 @@
 """GPT-2, written out: the model, generation with a key-value cache, the scalar head of reward model and critic.
 
-    python gpt.py out/toy/ppo           talk to any checkpoint; gpt2 to gpt2-xl are downloaded
+    python gpt.py out/toy/sft out/toy/ppo       talk to checkpoints side by side; gpt2 to gpt2-xl are downloaded
 
 Axes: B batch, T tokens of this call, S tokens so far (cached and new), C channels, H heads,
 D channels of a head (C / H), V vocabulary, P prompt tokens, R response tokens.
@@ -277,4 +277,4 @@ def response_logprobs(model, ids, mask, R, temperature):
 
 if __name__ == "__main__":
     from data.tokenizer import Tokenizer        # the model itself knows ids alone
-    talk(GPT, Tokenizer)
+    talk(GPT, ScalarGPT, Tokenizer)

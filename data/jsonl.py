@@ -3,6 +3,7 @@ import gzip
 import re
 import zlib
 from collections import Counter
+from itertools import combinations
 
 from data.messages import Dropped, plain
 from support import UserError, reason
@@ -16,7 +17,7 @@ SHAPES = (({"chosen", "rejected"}, ("prompt", "chosen", "rejected")), ({"complet
 
 def read_jsonl(path):
     """Rows of a file, each {"text"}, {"prompt"}, {"prompt", "completion"} or {"prompt", "completions"}
-    (best first). Odd rows are counted by kind and the counts printed. Raises UserError with the line."""
+    (best first, no ties). Odd rows are counted by kind and the counts printed. Raises UserError with the line."""
     return read_rows(path, objects(path))
 
 
@@ -54,8 +55,11 @@ def shaped(row, where):
         if key not in row:
             there = ", ".join(list(row)[:9]) or "nothing"
             raise UserError(f'{where}: the key "{key}" is missing (the row has: {there})')
-        strings, kind = (row[key], "a list of strings") if key == "completions" else ([row[key]], "a string")
-        if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
+        strings, kind = [row[key]], "a string"
+        if key == "completions":
+            kind = "a list of strings, with a list in it for each tie"
+            strings = sum(places(row[key]), []) if isinstance(row[key], list) else [None]
+        if not all(isinstance(string, str) for string in strings):
             raise UserError(f'{where}: "{key}" must be {kind}')
         if any("\ud800" <= c <= "\udfff" for string in strings if not string.isascii() for c in string):
             raise UserError(f'{where}: "{key}" has one half of a character, such as \\ud83d; write all of it or none')
@@ -73,7 +77,7 @@ def usable(name, rows, odd=()):
     if odd:
         print(f"{name}: {read:,} rows read, {len(used):,} used; "
               + "; ".join(f"{count} {kind}" for kind, count in odd.items()))
-    return used
+    return [part for row in used for part in without_ties(row)]
 
 
 def drop_empty(row, odd):
@@ -85,18 +89,38 @@ def drop_empty(row, odd):
 
 
 def rank(row, where, odd):
-    """{"prompt", "completions"} from a pair, a ranking or two whole dialogues; None if nothing can be
-    learned from it: an identical pair has loss ln 2 and no gradient, an empty reply is no reply."""
+    """{"prompt", "completions"}, place by place, from a pair, a ranking or two whole dialogues; None if nothing can
+    be learned from it: an identical pair has loss ln 2 and no gradient, an empty reply is no reply."""
     if "prompt" not in row:
         row = split_dialogues(row, where, odd)
         if row is None:
             return None
-    ranking = row.get("completions") or [row["chosen"], row["rejected"]]
-    distinct = [completion for completion in dict.fromkeys(ranking) if completion.strip()]
+    ranking, distinct, seen = places(row.get("completions", [row.get("chosen"), row.get("rejected")])), [], set()
+    for place in ranking:
+        new = [text for text in dict.fromkeys(place) if text.strip() and text not in seen]
+        seen.update(new)
+        distinct += [new] * bool(new)
     if len(distinct) < 2:
-        odd["dropped: an empty reply" if not all(c.strip() for c in ranking) else "dropped: identical replies"] += 1
+        empty = not all(map(str.strip, sum(ranking, [])))
+        odd["dropped: " + ("a tie" if len(seen) > 1 else "an empty reply" if empty else "identical replies")] += 1
         return None
     return {"prompt": row["prompt"], "completions": distinct}
+
+
+def places(ranking):
+    """The completions of a ranking, place by place: a string has its place alone, a list of strings is a tie."""
+    return [place if isinstance(place, list) else [place] for place in ranking]
+
+
+def without_ties(row):
+    """The rows that say the same without ties. A ranking with ties becomes its pairs of different places: the
+    Bradley-Terry model has no ties, so nothing is learned about two completions that share a place."""
+    if "completions" not in row:
+        return [row]
+    ranking = row["completions"]
+    if all(len(place) == 1 for place in ranking):
+        return [{**row, "completions": sum(ranking, [])}]
+    return [{**row, "completions": [a, b]} for better, worse in combinations(ranking, 2) for a in better for b in worse]
 
 
 def split_dialogues(row, where, odd):

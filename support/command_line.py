@@ -39,11 +39,12 @@ class TrainingFlags(Flags):
 AT_LEAST = {
     "steps": 0, "pretrain_steps": 0, "batch_size": 1, "micro_batch_size": 0, "epochs": 1, "minibatches": 1,
     "max_new_tokens": 1, "samples": 1, "prompts": 1, "best_of": 1, "normalise_samples": 2,
+    "answers": 2, "repeat_every": 1, "tries": 1, "turns": 0,
     "n_layer": 1, "n_head": 1, "n_embd": 1, "block_size": 2, "sample_every": 1, "save_every": 0,
     "lr": 0, "pretrain_lr": 0, "critic_lr": 0, "kl_target": 0, "kl_coef": 0, "gamma": 0, "lam": 0, "seed": 0,
 }
 AT_MOST = {"seed": 2 ** 63 - 1, "gamma": 1, "lam": 1, "samples": 10_000, "best_of": 10_000, "epochs": 1000,
-           "n_layer": 1000, "n_embd": 100_000, "block_size": 1_000_000}
+           "answers": 4, "n_layer": 1000, "n_embd": 100_000, "block_size": 1_000_000}
 ABOVE_0 = ("temperature", "clip", "value_clip", "kl_horizon")
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 WIDTHS = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
@@ -108,7 +109,7 @@ def check_numbers(cfg):
             raise UserError(f"--{name} {value}: must be above 0")
         if value > (most := AT_MOST.get(name, 10 ** 9)):
             raise UserError(f"--{name} {value}: must be at most {most:,}")
-    if getattr(cfg, "minibatches", 1) > cfg.batch_size:
+    if "minibatches" in vars(cfg) and cfg.minibatches > cfg.batch_size:
         raise UserError(f"--minibatches {cfg.minibatches}: must be at most --batch_size, which is {cfg.batch_size}")
     if getattr(cfg, "init", "") == "scratch":
         check_weights(50257, cfg.block_size, cfg.n_layer, cfg.n_embd, "--n_layer, --n_embd, --block_size")

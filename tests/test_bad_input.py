@@ -20,8 +20,9 @@ import ppo
 import reward
 import sft
 import tiny
+from data import label
 from data.tokenizer import Tokenizer
-from gpt import GPT
+from gpt import GPT, ScalarGPT
 from support.chat import talk
 from support.command_line import launch
 
@@ -277,6 +278,18 @@ TABLE = [
     ("chat", "rows.jsonl", None, ["rows.jsonl", "no model here"]),
     ("chat", "run/reward", None, ["run/reward", "score.weight"]),
     ("chat", "run/sft", cut("sft/model.safetensors", 99), ["run/sft/model.safetensors", "cannot be read"]),
+    ("chat", "run/sft nowhere", None, ["nowhere", "no model here"]),
+    ("chat", "run/sft", cut("reward/model.safetensors", 99), ["run/reward/model.safetensors", "cannot be read"]),
+    ("chat", "run/sft --temperature 0", None, ["--temperature 0", "above 0"]),
+    ("chat", "run/sft --temperature nan", None, ["--temperature nan", "finite"]),
+    ("chat", "run/sft --turns -1", None, ["--turns -1", "at least 0"]),
+
+    # the human
+    (label, "", None, ["single key presses need a terminal"]),
+    (label, "--answers 1", None, ["--answers 1", "at least 2"]),
+    (label, "--answers 5", None, ["--answers 5", "at most 4"]),
+    (label, "--file mine.txt", None, ["--file mine.txt", "must end with .jsonl"]),
+    (label, "--run empty", None, ["no sft model in empty/sft", "python sft.py"]),
 ]
 
 # (script, what its training raises, what the sentence says)
@@ -316,12 +329,16 @@ def world(finished, tmp_path, monkeypatch):
     return tmp_path / "world"
 
 
+def name_of(script):
+    return "gpt" if script == "chat" else script.__name__.removeprefix("data.")
+
+
 def ended(monkeypatch, capsys, script, flags):
     """Run a command line in this process; (exit code, the last thing it said)."""
-    name, more = ("gpt", []) if script == "chat" else (script.__name__, ROWS.split())
+    name, more = name_of(script), [] if script == "chat" else ROWS.split()
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *more, *flags.split()])
     with pytest.raises(SystemExit) as end:
-        talk(GPT, Tokenizer) if script == "chat" else launch(script.main, script.Config, name)
+        talk(GPT, ScalarGPT, Tokenizer) if script == "chat" else launch(script.main, script.Config, name)
     said = capsys.readouterr()
     if isinstance(end.value.code, str):                         # sys.exit(text) prints it and exits with 1
         return 1, end.value.code
@@ -344,7 +361,7 @@ def test_table(world, monkeypatch, capsys, script, flags, spoil, says):
         spoil(world)
     before = contents(world)
     code, said = ended(monkeypatch, capsys, script, flags)
-    name = "gpt" if script == "chat" else script.__name__
+    name = name_of(script)
     with capsys.disabled():
         if sys.stdout.isatty() or "-s" in sys.argv:
             print("\n  " + said)
@@ -366,21 +383,21 @@ def test_table_of_failing_machines(world, monkeypatch, capsys, script, error, sa
     assert code == 1 and said.count("\n") == 0 and all(fragment in said for fragment in says), said
 
 
-@pytest.mark.parametrize("script", [sft, reward, ppo, evaluate])
+@pytest.mark.parametrize("script", [sft, reward, ppo, evaluate, label])
 @pytest.mark.parametrize("flags", ["--stepps 3", "--seed many", "--batch_size 1.5", "--seed", "stray"])
 def test_what_is_no_flag_ends_with_code_2(world, monkeypatch, capsys, script, flags):
     code, said = ended(monkeypatch, capsys, script, flags)
     assert code == 2 and flags.split()[0].replace("_", "-") in said.replace("_", "-") and "Traceback" not in said
 
 
-@pytest.mark.parametrize("script", [sft, reward, ppo, evaluate])
+@pytest.mark.parametrize("script", [sft, reward, ppo, evaluate, label])
 def test_every_number_has_its_limits(world, monkeypatch, capsys, script):
     """NaN, infinity, and what is far below or above any use: for each number of each script."""
     for field in dataclasses.fields(script.Config):
         values = {float: ["nan", "inf", "-inf", "1e10"], int: ["-7", "9" * 30]}.get(type(field.default), [])
         for value in values:
             code, said = ended(monkeypatch, capsys, script, f"--{field.name} {value}")
-            assert code == 1 and said.startswith(f"{script.__name__}.py: --{field.name} ") and "must be" in said
+            assert code == 1 and said.startswith(f"{name_of(script)}.py: --{field.name} ") and "must be" in said
 
 
 def test_an_error_of_the_code_keeps_its_traceback(world, monkeypatch):

@@ -1,5 +1,6 @@
 """The data sets' one door: tokens, rows, splits, batches."""
 import gzip
+import itertools
 import json
 
 import pytest
@@ -157,6 +158,22 @@ def test_equal_or_empty_completions_leave_a_ranking_and_not_the_ranking_the_file
         {"prompt": "p", "completions": [" a", " b", " c"]}]
 
 
+@pytest.mark.parametrize("ranking, pairs", [
+    ([" a", [" b", " c"]], [" a b", " a c"]), ([[" a", " b"], " c"], [" a c", " b c"]),
+    ([" a", [" b", " c"], " d"], [" a b", " a c", " a d", " b d", " c d"]), ([[" a", " a"], " b", [" a", "", " c"]], [" a b", " a c", " b c"])])
+def test_a_tie_is_no_comparison_and_all_others_of_its_ranking_are_kept(tmp_path, ranking, pairs):
+    rows = read_jsonl(rows_of(tmp_path, {"prompt": "p", "completions": ranking}))
+    found = {"".join(pair) for row in rows for pair in itertools.combinations(row["completions"], 2)}
+    assert sorted(found) == pairs and all(row["prompt"] == "p" for row in rows)
+    assert sum(len(row["completions"]) * (len(row["completions"]) - 1) // 2 for row in rows) == len(pairs)     # none twice
+
+
+def test_a_ranking_in_which_all_are_equal_teaches_nothing(tmp_path, capsys):
+    ties = [{"prompt": "p", "completions": [[" a", " b"]]}, {"prompt": "p", "completions": []}, {"prompt": "p", "completions": [[" a", " a"]]}]
+    assert len(read_jsonl(rows_of(tmp_path, *ties, {"prompt": "p", "completions": [" a", [" b"]]}))) == 1
+    assert "4 rows read, 1 used; 1 dropped: a tie; 2 dropped: identical replies" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("row, message", [
     ('{"prompt": ', "line 2: not JSON"),
     ('["p"]', "line 2: must be an object"),
@@ -166,6 +183,7 @@ def test_equal_or_empty_completions_leave_a_ranking_and_not_the_ranking_the_file
     ({"what": 1}, r'line 2: the key "text" is missing \(the row has: what\)'),
     ({"prompt": 3}, 'line 2: "prompt" must be a string'),
     ({"prompt": "p", "completions": ["a", 2]}, 'line 2: "completions" must be a list of strings'),
+    ({"prompt": "p", "completions": ["a", ["b", ["c"]]]}, 'line 2: "completions" must be a list of strings, with a list in it'),
     ({"prompt": "p", "completions": "ab"}, 'line 2: "completions" must be a list of strings'),
     ({"chosen": "a", "rejected": f"{H}x{A} b"}, 'line 2: "chosen" has no turn')])
 def test_a_malformed_row_is_named_by_file_and_line(tmp_path, row, message):

@@ -517,5 +517,5 @@ def test_gpt2_can_be_talked_to_by_its_name(hub, known, tmp_path, monkeypatch, ca
     questions = iter(["Is owl a bird?", ""])
     monkeypatch.setattr("builtins.input", lambda prompt: next(questions))
     monkeypatch.setattr(sys, "argv", ["gpt.py", "gpt2"])
-    talk(GPT, Tokenizer)
+    talk(GPT, ScalarGPT, Tokenizer)
     assert "Assistant:" in capsys.readouterr().out
