@@ -102,7 +102,7 @@ def ask(session, keys):
         print("\n> ", end="", flush=True)
         order = read_order(keys, len(completions))
         if order == "q":
-            return print("quit")
+            return
         elif order == "s":
             session.skip()
             print("skipped")
@@ -111,7 +111,7 @@ def ask(session, keys):
         else:
             session.answer(order)
             print("  saved")
-    print("\nEvery prompt has its answer, or too few different ones.")
+    print("\nNothing is left to ask: each prompt has its ranking, or the model has too few different answers to it.")
 
 
 def report(labels):

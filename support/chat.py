@@ -88,7 +88,7 @@ class Speaker:
         self.turns = []                                     # a question with its answer each, oldest first
 
     def answer(self, question, temperature, write, most_turns=0):
-        """Answer, `write` each piece of text as soon as it is sure, and return a remark: what was left out, the score."""
+        """Answer; `write` each piece of text as soon as it is sure. Returns a remark: what was left out, the score."""
         self.turns = [*self.turns, f"{TURN} {question}{ANSWER}"][-most_turns:]      # -0: all
         prompt, remarks = self.context()
         ids = torch.tensor([prompt], device=self.model.transformer.wte.weight.device)               # (1, P)
