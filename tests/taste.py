@@ -27,6 +27,7 @@ from data.tokenizer import Tokenizer                                            
 from data.toy_world import FACT_OF                                              # noqa: E402
 from evaluate import Config as Evaluation, answer_all, win_rate                 # noqa: E402
 from gpt import GPT, ScalarGPT                                                  # noqa: E402
+from judges import Judge                                                        # noqa: E402
 
 OUT = ROOT / "out" / "taste"
 LABELS = 50
@@ -48,6 +49,11 @@ def is_curt(prompt, text):
 def points(prompt, text):
     """What the person feels: right before wrong, and then fewer words before more."""
     return 100 * is_right(prompt, text) - len(text.split())
+
+
+class Person(Judge):
+    def score(self, answers):
+        return [points(answer.prompt, answer.text) for answer in answers]
 
 
 def order(prompt, completions):
@@ -77,12 +83,12 @@ def script(command):
 
 
 def answers(run):
-    """Four answers of PPO to each test prompt, as evaluate.py takes them; `score` and `ideal` are the person's."""
+    """Four answers of PPO to each test prompt, as evaluate.py takes them; the score is the person's."""
     torch.manual_seed(0)
     model, sft = GPT.from_pretrained(run / "ppo"), GPT.from_pretrained(run / "sft")
     prompts = [prompt for prompt in data.load("toy")[1].prompts for _ in range(4)]
-    return answer_all(model, sft, ScalarGPT.from_pretrained(run / "reward"), prompts, Tokenizer.load(run / "sft"), points,
-                      is_curt, Evaluation(), None)
+    return answer_all(model, sft, ScalarGPT.from_pretrained(run / "reward"), prompts, Tokenizer.load(run / "sft"),
+                      Person(), Evaluation(), None)
 
 
 def follow(source, seed):
@@ -102,7 +108,7 @@ def main(sources):
     print("|---" * 9 + "|")
     for seed, source in enumerate(map(Path, sources)):
         before, after = follow(source, seed)
-        columns = [(100 * mean(a.ideal for a in some), 100 * mean(is_right(a.prompt, a.text) for a in some),
+        columns = [(100 * mean(is_curt(a.prompt, a.text) for a in some), 100 * mean(is_right(a.prompt, a.text) for a in some),
                     mean(len(a.text.split()) for a in some)) for some in (before, after)]
         rows.append([x for pair in zip(*columns) for x in pair] + [100 * win_rate(after, before)["rate"], mean(a.kl for a in after)])
         print(line(source.name, rows[-1]), flush=True)
