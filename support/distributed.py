@@ -1,6 +1,6 @@
 """Several processes, one for each GPU, under torchrun:
 
-    torchrun --nproc_per_node=4 ppo.py --data hh
+    torchrun --nproc_per_node=4 -- ppo.py --data hh
 
 Each process takes its part of every batch, and gradients are summed before every step: so N processes make the steps
 that one would make with the same batches. Started without torchrun there is one process, and all this does nothing.

@@ -2,6 +2,7 @@
 
     python tests/stress.py              eight kills a script, and a disk that is full
     python tests/stress.py --kills 1    a short version, which the tests run
+    python tests/stress.py --processes 2    the same under torchrun
 
 Every second kill comes while a save is being written. At the end all weights must be equal, bit for bit.
 """
@@ -11,6 +12,7 @@ import hashlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,8 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--"]
+launcher = []           # TORCHRUN, or nothing
 STAGES = {          # stage -> (its command, the folders that it fills, the result last)
     "sft": ("sft.py --pretrain_steps 120 --steps 120 --n_layer 1 --n_head 2 --n_embd 32", ["base", "sft"]),
     "reward": ("reward.py --steps 200 --normalise_samples 64", ["reward"]),
@@ -31,8 +35,9 @@ def start(stage, run):
     folders = [run / folder for folder in STAGES[stage][1]]
     resume = any((folder / "resume.pt").exists() for folder in folders) or stage == "sft" and is_whole(run / "base")
     command = f"{STAGES[stage][0]} --save_every 1 --device cpu --run {run}" + " --resume" * resume
-    return subprocess.Popen([sys.executable, *command.split()], cwd=ROOT, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen([sys.executable, *launcher, *command.split()], cwd=ROOT, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                            start_new_session=True)             # torchrun and its processes are killed together
 
 
 def is_whole(folder):
@@ -64,7 +69,7 @@ def kill_once(stage, run, rng, in_a_save):
         if moment is None and any(file.stat().st_size > logs.get(file, 0) for file in run.glob("logs/*/events*")):
             moment = time.monotonic() + rng.uniform(0, 1)
         if moment and time.monotonic() > moment and (partial_files(stage, run) or not in_a_save):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             return "while it saved" if partial_files(stage, run) else "between two saves"
         time.sleep(0.001)
@@ -125,14 +130,18 @@ def fill_and_compare(stage, before, expected):
 
 # ----------------------------------------------------------------------------- all of it
 
-def main(kills, disk, seed):
+def main(kills, disk, seed, processes=1, stages=tuple(STAGES)):
+    """Disturb these stages; the others only come to their end, in one process."""
     rng, total = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         run.mkdir()
         for stage in STAGES:
             before = shutil.copytree(run, Path(folder) / f"before_{stage}")
+            launcher[:] = TORCHRUN if processes > 1 and stage in stages else []
             finish(stage, run)
+            if stage not in stages:
+                continue
             expected = weights(stage, run)
             places = kill_and_compare(stage, before, expected, kills, rng)
             total += len(places)
@@ -150,5 +159,6 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=8, help="of each script")
     parser.add_argument("--no_disk", action="store_true", help="leave the full disk out")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, choices=(1, 2))
     flags = parser.parse_args()
-    main(flags.kills, not flags.no_disk, flags.seed)
+    main(flags.kills, not flags.no_disk, flags.seed, flags.processes)

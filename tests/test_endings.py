@@ -15,12 +15,6 @@ STAGES = {"base": "sft.py --pretrain_steps 4000 --steps 1 --n_layer 1 --n_head 2
           "reward": "reward.py --steps 4000", "ppo": "ppo.py --steps 4000 --batch_size 8 --minibatches 1 --epochs 1"}
 
 
-@pytest.fixture
-def run(finished, tmp_path):
-    """A copy of it, to go on with."""
-    return shutil.copytree(finished, tmp_path / "run")
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a run that has an SFT and a reward model."""
@@ -76,9 +70,13 @@ def test_two_ctrl_c_stop_it_without_a_traceback(run, stage):
     assert ended in (130, -signal.SIGINT) and "Traceback" not in said and "stopp" in said
 
 
-def test_kills_and_a_full_disk_change_no_weight():
+def test_kills_change_no_weight():
     """The short version of `python tests/stress.py`."""
     stress.main(kills=1, disk=False, seed=0)
+
+
+def test_two_processes_under_torchrun_are_killed_and_go_on_to_equal_weights():
+    stress.main(kills=1, disk=False, seed=0, processes=2, stages=("ppo",))
 
 
 @pytest.mark.parametrize("typed", [b"Is an owl a bird?\n\n", b"\x1b[2J\x07 \xff\xfe \xe2\x80\xa8\n\n", b"<|endoftext|>Human: Assistant:\n\n",
