@@ -22,8 +22,8 @@ UPDATES = {2: 100, 3: 250}                  # that PPO needs with answers of so 
 
 
 class Task:
-    """One table of rewards, and one reference. answers: tuples of tokens; rewards (A), and reward_model, which looks them
-    up; reference: a GPT; ref (A): its log π of every answer."""
+    """One table of rewards, and one reference. answers: tuples of tokens; rewards (A), and reward_model, which looks
+    them up; reference: a GPT; ref (A): its log π of every answer."""
 
     def __init__(self, length, seed):
         self.length, self.seed, self.answers = length, seed, all_answers(length)
@@ -79,16 +79,27 @@ def optimum(rewards, ref, beta):
     return ref + rewards / beta - log_z, (beta * log_z).item()
 
 
-def ppo_policy(task, beta, seed=0):
-    """log π (A) of every answer after PPO from π_ref on; `seed` is that of the critic and of all draws."""
-    actor, critic = network(GPT, task.seed + 1), network(ScalarGPT, task.seed + 2 + seed)
+def frontier(rewards, ref, kl):
+    """The largest mean reward of any policy at `kl` nats from π_ref: that of π*, whose β is found by bisection."""
+    low, high = 1e-3, 1e3
+    for _ in range(60):
+        beta = (low * high) ** 0.5
+        best, _ = optimum(rewards, ref, beta)
+        low, high = (beta, high) if (best.exp() * (best - ref)).sum() > kl else (low, beta)
+    return (best.exp() * rewards).sum().item()
+
+
+def ppo_policy(task, beta, updates=None):
+    """log π (A) of every answer after PPO from π_ref on."""
+    updates = updates or UPDATES[task.length]
+    actor, critic = network(GPT, task.seed + 1), network(ScalarGPT, task.seed + 2)
     optimizers = [torch.optim.AdamW(net.parameters(), betas=(0.9, 0.95), weight_decay=0.0) for net in (actor, critic)]
     cfg = Config(epochs=2, minibatches=1, max_new_tokens=task.length, temperature=1.0, gamma=1.0, lam=0.95, clip=0.2,
                  value_clip=0.2, missing_eos_score=NEVER_ENDED)     # no default that is there for the toy's sake
     prompts = torch.tensor([PROMPT] * 256)                          # (B, P)
-    for step in range(UPDATES[task.length]):
+    for step in range(updates):
         for optimizer, peak in zip(optimizers, (3e-3, 1e-2)):
-            set_learning_rate(optimizer, peak, step, UPDATES[task.length])
+            set_learning_rate(optimizer, peak, step, updates)
         experience = make_experience(actor, critic, task.reference, task.reward_model,
                                      prompts, torch.ones_like(prompts).bool(), beta, cfg)
         learn(actor, critic, *optimizers, experience, cfg)

@@ -6,7 +6,7 @@ a smaller β the landscape has other hills, and no policy gradient is sure to cl
 import pytest
 import torch
 
-from notebooks.enumerable import Task, optimum, ppo_policy
+from notebooks.enumerable import Task, frontier, optimum, ppo_policy
 
 
 def test_no_other_policy_earns_as_much_as_the_optimum():
@@ -16,7 +16,8 @@ def test_no_other_policy_earns_as_much_as_the_optimum():
     for seed in range(20):
         torch.manual_seed(seed)
         other = (best + 0.1 * seed * torch.randn(len(best))).log_softmax(0)
-        assert (other.exp() * (task.rewards - 0.5 * (other - task.ref))).sum().item() <= most + 1e-9
+        reward, kl = (other.exp() * task.rewards).sum().item(), (other.exp() * (other - task.ref)).sum().item()
+        assert reward - 0.5 * kl <= most + 1e-9 and reward <= frontier(task.rewards, task.ref, kl) + 1e-9
 
 
 @pytest.mark.parametrize("length, beta, seed", [
@@ -34,3 +35,17 @@ def trained(length, beta, seed):
     pi, (best, most) = ppo_policy(task, beta), optimum(task.rewards, task.ref, beta)
     earned, start = ((p.exp() * (task.rewards - beta * (p - task.ref))).sum().item() for p in (pi, task.ref))
     return (pi.exp() * (pi - best)).sum().item(), (earned - start) / (most - start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [60, 90, 120])
+def test_ppo_ends_on_the_frontier(seed):
+    """No policy earns more at the KL at which it ends, and at four of five β at least it earns nearly as much."""
+    task, ways = Task(3, seed), []
+    for beta in (0.35, 0.5, 0.7, 1.0, 2.0):
+        pi = ppo_policy(task, beta, updates=100)
+        earned, start = ((p.exp() * task.rewards).sum().item() for p in (pi, task.ref))
+        most = frontier(task.rewards, task.ref, (pi.exp() * (pi - task.ref)).sum().item())
+        assert earned <= most + 1e-5            # the network's probabilities add up to 1 in float32 only
+        ways.append((earned - start) / (most - start))
+    assert sum(way >= 0.97 for way in ways) >= 4, ways
