@@ -3,6 +3,7 @@
     python evaluate.py                  the toy: a few seconds
     python evaluate.py --json out/toy/evaluation.json
     python evaluate.py --best_of 64 --details       best of 2 to 64 and PPO at their KL, and who wins at which length
+    python evaluate.py --compare        is this run normal? Its curves beside those of five good runs
 
 The judge of the toy is a function in data/toy_world.py that no training script can see: it says what the reward model
 only estimates. Other data sets have no such judge. There the reward model scores the responses, and the table says so:
@@ -34,6 +35,7 @@ from judges.win_rate import win_rate
 from support.card import add_evaluation
 from support.command_line import Flags, launch, start
 from support.files import write_whole
+from support.normal import compare
 from support.runs import find_model
 
 
@@ -42,6 +44,7 @@ class Config(Flags):            # with --data, --run, --preset, --seed, --device
     judge: str = ""             # a reward model's folder, or a language model's http://…/v1; default the data's own
     judge_model: str = ""       # name of the language model at that address
     details: bool = False       # print best of 2, 4, … n at their KL, and the win rate by length, too
+    compare: bool = False       # lay the curves of ppo.py beside those of five good runs: the toy, default flags
     samples: int = 4            # responses of each model to each test prompt
     prompts: int = 256          # test prompts at most
     best_of: int = 8            # the n of best_of_n
@@ -173,6 +176,8 @@ def main(cfg):
         add_evaluation(run / stage, cfg, text)
     if cfg.json:
         write_whole(Path(cfg.json), json.dumps(numbers, indent=2) + "\n")
+    if cfg.compare:
+        print("\n" + compare(run / "logs" / "ppo"))
 
 
 if __name__ == "__main__":

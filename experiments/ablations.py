@@ -1,7 +1,7 @@
 """What each detail of PPO is worth on the toy: one change at a time, on the same five SFT and reward models.
 
-    python tests/ablations.py                   all, with five seeds each: a minute or two a run on one core
-    python tests/ablations.py whitening "λ = 0"     only the variants whose names contain one of the words
+    python experiments/ablations.py                   all, with five seeds each: a minute or two a run on one core
+    python experiments/ablations.py whitening "λ = 0"     only the variants whose names contain one of the words
 
 Every run is a process of its own. A run that is there already (out/ablations/VARIANT/SEED/evaluation.json) is not
 made again. Prints a table: means over the seeds, their standard deviation, the worst seed.
@@ -10,13 +10,12 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from runs import ROOT, process
+
 OUT = ROOT / "out" / "ablations"
 SEEDS = range(5)
 
@@ -48,14 +47,6 @@ def critic_from_sft(four_models):
         critic = type(critic).from_pretrained(sft, device, bf16, new_head=True)
         return actor, critic, reference, reward_model
     return changed
-
-
-def process(code):
-    """Run Python code with the scripts on its path. Raises RuntimeError with the end of what it said."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
 
 
 def prepare(seed):

@@ -1,7 +1,7 @@
 """TRL's PPOTrainer and ppo.py from the same SFT and reward model, on the toy, marked by the toy's judge.
 
     pip install torch==2.13.0 transformers==5.23.0 trl==1.12.0 accelerate datasets tiktoken tyro tensorboard matplotlib
-    python tests/trl_race.py --run out/toy --seeds 5          writes out/toy/race.json, and the picture race.png
+    python experiments/trl_race.py --run out/toy --seeds 5          writes out/toy/race.json, and the picture race.png
 
 Both get the same prompts, numbers of responses, epochs, minibatches, learning rates and their schedule, AdamW, β, clips,
 γ and λ. What TRL does otherwise is left as TRL does it; docs/trl.md lists it. Seconds are those of training alone.

@@ -1,0 +1,212 @@
+"""The pictures of README and docs, the table of model sizes, and the band of normal runs.
+
+    python experiments/figures.py           trains what is missing in out/figures, then draws: hours on one core
+    python experiments/figures.py --draw    draws what there is
+
+Writes docs/pictures/*.svg, which read on a light and on a dark page, and support/normal.csv; prints the table of sizes.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean, stdev
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+from runs import ROOT, story
+from support.normal import NORMAL, read_curves, write_normal
+
+matplotlib.use("svg")
+plt.style.use(ROOT / "notebooks" / "lessons.mplstyle")
+GREY = "#8a8a8a"            # of text and axes: it reads on white and on black
+plt.rcParams.update({key: GREY for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")})
+plt.rcParams.update({"savefig.transparent": True, "legend.frameon": False, "font.size": 9, "axes.titlesize": 10})
+PROXY, JUDGE = "#3d85c6", "#e07b20"
+
+WIDTHS = (32, 64, 128)      # channels: about 75 thousand, 250 thousand, 0.9 million weights
+DEFAULT = 64
+UNIFIED = 1e-3              # one rate for all stages, at the default width
+
+
+def rates(width, unified):
+    """The flags of a model of this width. Its rates fall as 1/width, the usual rule of thumb; they are each stage's
+    own, or one for SFT, reward model, actor and critic."""
+    scale = DEFAULT / width
+    own = {"sft": 2e-3, "reward": 1.5e-3, "actor": 2.5e-4, "critic": 2e-3}
+    lr = {stage: scale * (UNIFIED if unified else rate) for stage, rate in own.items()}
+    return {"sft": {"n_embd": width, "pretrain_lr": 5e-3 * scale, "lr": lr["sft"]}, "reward": {"lr": lr["reward"]},
+            "ppo": {"lr": lr["actor"], "critic_lr": lr["critic"]}}
+
+
+def plan(out, seeds, short):
+    """{kind: what `story` is given for each seed}; a run that starts from another's models comes after it."""
+    kinds = {}
+
+    def add(kind, flags, models=None):
+        flags = {stage: {**flags.get(stage, {}), **short.get(stage, {})} for stage in ("sft", "reward", "ppo", "evaluate")}
+        kinds[kind] = [{"run": str(out / kind.replace(" ", "_") / str(seed)), "seed": seed, "flags": flags,
+                        "models": kinds[models][seed]["run"] if models else None} for seed in seeds]
+
+    add(f"{DEFAULT}", {})
+    add("no penalty", {"ppo": {"kl_coef": 0.0, "steps": 200}}, models=f"{DEFAULT}")
+    for unified in (False, True):
+        for width in WIDTHS:
+            if (width, unified) != (DEFAULT, False):
+                add(f"{width}{' unified' * unified}", rates(width, unified))
+    return kinds
+
+
+def finished(run):
+    return (Path(run["run"]) / "evaluation.json").exists()
+
+
+def train(run):
+    """One run as a process of its own, if it is not there yet."""
+    if finished(run):
+        return
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run([sys.executable, str(ROOT / "experiments" / "runs.py"), json.dumps(run)], cwd=ROOT, env=env,
+                          capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{run['run']}: {done.stderr[-2000:]}")
+    print(f"{run['run']}: done", flush=True)
+
+
+def read(run, name):
+    return json.loads((Path(run["run"]) / name).read_text())
+
+# ----------------------------------------------------------------------------- pictures
+
+
+def band(axis, x, rows, colour, label=None):
+    """The mean of several seeds' curves (rows of equal length) as a line, and all of them between two edges."""
+    columns = list(zip(*rows))
+    axis.fill_between(x, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.25, lw=0)
+    axis.plot(x, [fmean(c) for c in columns], color=colour, ls="-", label=label)
+
+
+def save(figure, folder, name):
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def curves(runs, folder):
+    """Proxy, judge and KL over the updates of the default run."""
+    heard = [read(run, "heard.json") for run in runs]
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.6))
+    for axis, key, title, colour in zip(axes, ("proxy", "judge", "kl"), (
+            "reward model's score (the proxy)", "judge's score, hidden from training", "KL to SFT, nats an answer"),
+            (PROXY, JUDGE, GREY)):
+        band(axis, range(len(heard[0])), [[row[key] for row in rows] for rows in heard], colour)
+        axis.set(title=title, xlabel="update")
+    save(figure, folder, "curves")
+
+
+def over_optimisation(runs, folder):
+    """Without the penalty: proxy and judge over √KL (Gao et al., arXiv:2210.10760), each in standard deviations of the
+    SFT model's answers, which are those of the first rollout. A line a seed."""
+    figure, axis = plt.subplots(figsize=(5.5, 3))
+    for i, run in enumerate(runs):
+        rows = read(run, "heard.json")
+        start = rows[0]
+        distance = [max(row["kl"], 0) ** 0.5 for row in rows]
+        axis.plot(distance, smooth([row["proxy"] - start["proxy"] for row in rows]), color=PROXY, ls="-", lw=1,
+                  label="reward model (proxy)" if i == 0 else None)
+        axis.plot(distance, smooth([(row["judge"] - start["judge"]) / (start["judge_std"] or 1) for row in rows]), color=JUDGE,
+                  ls="-", lw=1, label="judge" if i == 0 else None)
+    axis.set(xlabel="√KL to SFT, √nats", ylabel="gain, in deviations of SFT", title="without the KL penalty, a line a seed")
+    axis.legend()
+    save(figure, folder, "over_optimisation")
+
+
+def smooth(values, reach=3):
+    """Means over a few neighbours: single rollouts are noisy."""
+    return [fmean(values[max(0, i - reach):i + reach + 1]) for i in range(len(values))]
+
+
+def by_length(runs, folder):
+    """Win rate of PPO over SFT in bins of the difference in length; above each dot the pairs of all seeds together."""
+    views = [read(run, "evaluation.json")["by_length"]["difference"] for run in runs]
+    figure, axis = plt.subplots(figsize=(6.5, 3))
+    labels, x = [], 0
+    for rows in zip(*views):
+        rates = [row["rate"] for row in rows if row["pairs"]]
+        if rates:
+            first, last = rows[0]["first"], rows[0]["last"]
+            name = f"{first}" if first == last else f"{first} to {last}"
+            labels.append(name.replace("None to", "≤").replace(" to None", " and more").replace("-", "−"))
+            axis.plot([x, x], [min(rates), max(rates)], color=PROXY, ls="-", lw=2, alpha=0.5)
+            axis.plot(x, fmean(rates), "o", color=PROXY)
+            axis.text(x, 1.04, str(sum(row["pairs"] for row in rows)), ha="center", fontsize=8)
+            x += 1
+    axis.axhline(0.5, color=GREY, ls=":", lw=1)
+    axis.set(xticks=range(x), ylim=(0, 1.12), xlabel="PPO's length − SFT's, tokens", ylabel="PPO beats SFT",
+             yticks=(0, 0.25, 0.5, 0.75, 1), yticklabels=("0%", "25%", "50%", "75%", "100%"))
+    axis.set_xticklabels(labels, fontsize=8)
+    save(figure, folder, "by_length")
+
+
+def size_numbers(run):
+    """SFT's loss, the reward model's accuracy, PPO's ideal share and win rate."""
+    stages, evaluation = read(run, "stages.json"), read(run, "evaluation.json")
+    return (stages["sft_loss"], stages["accuracy"], 100 * evaluation["models"]["ppo"]["ideal"],
+            100 * evaluation["win_rates"]["ppo_vs_sft"]["rate"])
+
+
+def sizes(kinds, folder):
+    """The numbers over the size of the models; prints them as a table, too."""
+    titles = ("SFT: held-out loss, nats a token", "reward model's accuracy, %", "PPO: ideal answers, %", "PPO beats SFT, %")
+    figure, axes = plt.subplots(1, 4, figsize=(11, 2.6))
+    print("| weights | rates | " + " | ".join(titles) + " |\n|" + "---|" * 6)
+    for unified, colour in ((False, PROXY), (True, JUDGE)):
+        points = []
+        for width in WIDTHS:
+            if runs := kinds.get(f"{width}{' unified' * unified}"):
+                weights, rows = read(runs[0], "stages.json")["weights"], list(zip(*map(size_numbers, runs)))
+                points.append((weights, [fmean(row) for row in rows], [stdev(row) for row in rows]))
+                cells = (f"{mean:.{3 if i == 0 else 1}f} ± {std:.{3 if i == 0 else 1}f}" for i, (mean, std) in enumerate(zip(*points[-1][1:])))
+                print(f"| {weights:,} | {'one for all' if unified else 'own'} | " + " | ".join(cells) + " |")
+        for i, axis in enumerate(axes if points else ()):
+            x, y, error = zip(*((weights, means[i], stds[i]) for weights, means, stds in points))
+            axis.errorbar(x, y, error, color=colour, ls="-", marker="o", ms=4, capsize=2, lw=1,
+                          label="one rate for all stages" if unified else "each stage's own rate")
+    for axis, title in zip(axes, titles):
+        axis.set(title=title, xscale="log", xlabel="weights")
+    axes[0].legend(fontsize=7)
+    save(figure, folder, "sizes")
+
+# ----------------------------------------------------------------------------- all of it
+
+
+def main(seeds=5, out=ROOT / "out" / "figures", pictures=ROOT / "docs" / "pictures", normal=NORMAL, short=None, draw=False):
+    """`short` has flags by script for runs that only try the drawing; those run in this process."""
+    kinds = plan(Path(out), range(seeds), short or {})
+    if not draw:
+        for runs in kinds.values():
+            if short:
+                [story(**run) for run in runs if not finished(run)]
+            else:
+                with ThreadPoolExecutor(int(os.environ.get("WORKERS", os.cpu_count()))) as pool:
+                    list(pool.map(train, runs))
+    there = {kind: runs for kind, runs in kinds.items() if all(map(finished, runs))}
+    if default := there.get(f"{DEFAULT}"):
+        curves(default, pictures)
+        by_length(default, pictures)
+        write_normal([read_curves(Path(run["run"]) / "logs" / "ppo") for run in default], normal)
+    if "no penalty" in there:
+        over_optimisation(there["no penalty"], pictures)
+    if set(map(str, WIDTHS)) <= there.keys():
+        sizes(there, pictures)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--draw", action="store_true", help="train nothing")
+    flags = parser.parse_args()
+    main(flags.seeds, draw=flags.draw)
