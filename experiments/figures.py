@@ -23,7 +23,8 @@ from support.normal import NORMAL, read_curves, write_normal
 matplotlib.use("svg")
 plt.style.use(ROOT / "notebooks" / "lessons.mplstyle")
 GREY = "#8a8a8a"            # of text and axes: it reads on white and on black
-plt.rcParams.update({key: GREY for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")})
+plt.rcParams.update({key: GREY for key in (
+    "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")})
 plt.rcParams.update({"savefig.transparent": True, "legend.frameon": False, "font.size": 9, "axes.titlesize": 10})
 PROXY, JUDGE = "#3d85c6", "#e07b20"
 
@@ -47,7 +48,8 @@ def plan(out, seeds, short):
     kinds = {}
 
     def add(kind, flags, models=None):
-        flags = {stage: {**flags.get(stage, {}), **short.get(stage, {})} for stage in ("sft", "reward", "ppo", "evaluate")}
+        flags = {stage: {**flags.get(stage, {}), **short.get(stage, {})}
+                 for stage in ("sft", "reward", "ppo", "evaluate")}
         kinds[kind] = [{"run": str(out / kind.replace(" ", "_") / str(seed)), "seed": seed, "flags": flags,
                         "models": kinds[models][seed]["run"] if models else None} for seed in seeds]
 
@@ -68,9 +70,8 @@ def train(run):
     """One run as a process of its own, if it is not there yet."""
     if finished(run):
         return
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    done = subprocess.run([sys.executable, str(ROOT / "experiments" / "runs.py"), json.dumps(run)], cwd=ROOT, env=env,
-                          capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(ROOT / "experiments" / "runs.py"), json.dumps(run)], cwd=ROOT,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{run['run']}: {done.stderr[-2000:]}")
     print(f"{run['run']}: done", flush=True)
@@ -108,19 +109,20 @@ def curves(runs, folder):
 
 
 def over_optimisation(runs, folder):
-    """Without the penalty: proxy and judge over √KL (Gao et al., arXiv:2210.10760), each in standard deviations of the
-    SFT model's answers, which are those of the first rollout. A line a seed."""
+    """Without the penalty: proxy and judge over √KL (Gao et al., arXiv:2210.10760), both in standard deviations of the
+    SFT model's answers, which are those of the first rollout. A line for each seed."""
     figure, axis = plt.subplots(figsize=(5.5, 3))
-    for i, run in enumerate(runs):
+    for run in runs:
         rows = read(run, "heard.json")
         start = rows[0]
-        distance = [max(row["kl"], 0) ** 0.5 for row in rows]
-        axis.plot(distance, smooth([row["proxy"] - start["proxy"] for row in rows]), color=PROXY, ls="-", lw=1,
-                  label="reward model (proxy)" if i == 0 else None)
-        axis.plot(distance, smooth([(row["judge"] - start["judge"]) / (start["judge_std"] or 1) for row in rows]), color=JUDGE,
-                  ls="-", lw=1, label="judge" if i == 0 else None)
-    axis.set(xlabel="√KL to SFT, √nats", ylabel="gain, in deviations of SFT", title="without the KL penalty, a line a seed")
-    axis.legend()
+        deviation = start["judge_std"] or 1
+        gains = {PROXY: [row["proxy"] - start["proxy"] for row in rows],
+                 JUDGE: [(row["judge"] - start["judge"]) / deviation for row in rows]}
+        for colour, gain in gains.items():
+            axis.plot(smooth([max(row["kl"], 0) ** 0.5 for row in rows]), smooth(gain), color=colour, ls="-", lw=1)
+    axis.set(xlabel="√KL to SFT, √nats", ylabel="gain, deviations of SFT's answers",
+             title="without the KL penalty, a line for each seed")
+    axis.legend(axis.lines[:2], ["reward model (proxy)", "judge"])
     save(figure, folder, "over_optimisation")
 
 
@@ -160,30 +162,31 @@ def size_numbers(run):
 
 def sizes(kinds, folder):
     """The numbers over the size of the models; prints them as a table, too."""
-    titles = ("SFT: held-out loss, nats a token", "reward model's accuracy, %", "PPO: ideal answers, %", "PPO beats SFT, %")
+    titles = ("SFT: held-out loss, nats a token", "reward model's accuracy, %", "PPO: ideal answers, %",
+              "PPO beats SFT, %")
     figure, axes = plt.subplots(1, 4, figsize=(11, 2.6))
     print("| weights | rates | " + " | ".join(titles) + " |\n|" + "---|" * 6)
-    for unified, colour in ((False, PROXY), (True, JUDGE)):
+    for suffix, name, colour in (("", "each stage's own", PROXY), (" unified", "one for all stages", JUDGE)):
         points = []
-        for width in WIDTHS:
-            if runs := kinds.get(f"{width}{' unified' * unified}"):
-                weights, rows = read(runs[0], "stages.json")["weights"], list(zip(*map(size_numbers, runs)))
-                points.append((weights, [fmean(row) for row in rows], [stdev(row) for row in rows]))
-                cells = (f"{mean:.{3 if i == 0 else 1}f} ± {std:.{3 if i == 0 else 1}f}" for i, (mean, std) in enumerate(zip(*points[-1][1:])))
-                print(f"| {weights:,} | {'one for all' if unified else 'own'} | " + " | ".join(cells) + " |")
+        for runs in filter(None, (kinds.get(f"{width}{suffix}") for width in WIDTHS)):
+            weights, columns = read(runs[0], "stages.json")["weights"], list(zip(*map(size_numbers, runs)))
+            points.append((weights, [fmean(column) for column in columns], [stdev(column) for column in columns]))
+            cells = [f"{mean:.{digits}f} ± {std:.{digits}f}"
+                     for digits, mean, std in zip((3, 1, 1, 1), *points[-1][1:])]
+            print(f"| {weights:,} | {name} | " + " | ".join(cells) + " |")
         for i, axis in enumerate(axes if points else ()):
             x, y, error = zip(*((weights, means[i], stds[i]) for weights, means, stds in points))
-            axis.errorbar(x, y, error, color=colour, ls="-", marker="o", ms=4, capsize=2, lw=1,
-                          label="one rate for all stages" if unified else "each stage's own rate")
+            axis.errorbar(x, y, error, color=colour, ls="-", marker="o", ms=4, capsize=2, lw=1, label=name)
     for axis, title in zip(axes, titles):
         axis.set(title=title, xscale="log", xlabel="weights")
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, title="learning rate")
     save(figure, folder, "sizes")
 
 # ----------------------------------------------------------------------------- all of it
 
 
-def main(seeds=5, out=ROOT / "out" / "figures", pictures=ROOT / "docs" / "pictures", normal=NORMAL, short=None, draw=False):
+def main(seeds=5, out=ROOT / "out" / "figures", pictures=ROOT / "docs" / "pictures", normal=NORMAL, short=None,
+         draw=False):
     """`short` has flags by script for runs that only try the drawing; those run in this process."""
     kinds = plan(Path(out), range(seeds), short or {})
     if not draw:

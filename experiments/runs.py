@@ -70,7 +70,8 @@ def story(run, seed, flags, models=None):
         with contextlib.redirect_stdout(said):
             sft.main(sft.Config(**common, **flags.get("sft", {})))
             reward.main(reward.Config(**common, **flags.get("reward", {})))
-        loss, accuracy = re.search(r"held-out loss ([\d.]+)", said.getvalue()), re.search(r"accuracy ([\d.]+)%", said.getvalue())
+        loss = re.search(r"held-out loss ([\d.]+)", said.getvalue())
+        accuracy = re.search(r"accuracy ([\d.]+)%", said.getvalue())
         weights = sum(p.numel() for p in evaluate.GPT.from_pretrained(run / "sft").parameters())
         (run / "stages.json").write_text(json.dumps(
             {"sft_loss": float(loss[1]), "accuracy": float(accuracy[1]), "weights": weights}))

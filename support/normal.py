@@ -85,7 +85,8 @@ def compare(folder, path=NORMAL):
         _, low, high = bands[name][last]
         lines.append(f"{name:24}{share:8.0%}{curves[name][last]:11.3g}   {low:.3g} to {high:.3g}")
         if share < INSIDE:
-            odd.append(f"{name} (first outside at update {min(update for update, there in found.items() if not there)})")
+            first = min(update for update, there in found.items() if not there)
+            odd.append(f"{name} (first outside at update {first})")
     lines.append(f"{sum(verdicts) / len(verdicts):.1%} of {len(verdicts)} numbers lie in the band that five good runs "
                  "of the toy with the default flags have; 95% or more is usual")
     lines.append("this run is not normal: look at " + ", ".join(odd) if odd else "no curve is out of the ordinary")

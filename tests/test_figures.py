@@ -80,4 +80,4 @@ def test_all_pictures_are_drawn_from_short_runs(tmp_path, monkeypatch, capsys):
         assert ElementTree.fromstring(text).tag.endswith("svg") and len(text) < 200_000
         assert "nan" not in text and "fill: #ffffff" not in text        # no background: it reads on dark pages, too
     assert len(read_normal(tmp_path / "normal.csv")["objective/kl"]) == 3
-    assert capsys.readouterr().out.count("one for all") == 1
+    assert capsys.readouterr().out.count("one for all stages") == 1
