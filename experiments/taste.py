@@ -1,11 +1,11 @@
 """Fifty comparisons by a person whose taste is not that of the toy's judge, and PPO follows that person.
 
-    python tests/taste.py                       the runs out/seed0 to out/seed4, which the README makes
-    python tests/taste.py out/toy out/other     other finished runs
+    python experiments/taste.py                       the runs out/seed0 to out/seed4, which the README makes
+    python experiments/taste.py out/toy out/other     other finished runs
 
-The person is scripted, and labels through data/labels.py, as a person at the keyboard does: a right answer is better than
-a wrong one, and of two that are alike the one of fewer words, so nobody is "Happy to help!". As in docs/label.md, the
-run's reward model goes on from its weights on the fifty comparisons, and PPO starts again from the SFT model, in
+The person is scripted, and labels through data/labels.py, as a person at the keyboard does: a right answer is better
+than a wrong one, and of two that are alike the one of fewer words, so nobody is "Happy to help!". As in docs/label.md,
+the run's reward model goes on from its weights on the fifty comparisons, and PPO starts again from the SFT model, in
 out/taste. Prints what PPO answers before and after.
 """
 import os
@@ -13,21 +13,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from statistics import fmean as mean, stdev
+from statistics import fmean, stdev
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from runs import ROOT
 
-import data                                                                     # noqa: E402
-from data.label import Config, responder                                        # noqa: E402
-from data.labels import Labels, Session                                         # noqa: E402
-from data.tokenizer import Tokenizer                                            # noqa: E402
-from data.toy_world import FACT_OF                                              # noqa: E402
-from evaluate import Config as Evaluation, answer_all, win_rate                 # noqa: E402
-from gpt import GPT, ScalarGPT                                                  # noqa: E402
-from judges import Judge                                                        # noqa: E402
+import data
+from data.label import Config, responder
+from data.labels import Labels, Session
+from data.tokenizer import Tokenizer
+from data.toy_world import FACT_OF
+from evaluate import Config as Evaluation, answer_all, win_rate
+from gpt import GPT, ScalarGPT
+from judges import Judge
 
 OUT = ROOT / "out" / "taste"
 LABELS = 50
@@ -63,7 +62,7 @@ def order(prompt, completions):
 
 
 def label(run, seed):
-    """Compare LABELS times two answers of the run's SFT model, as `python data/label.py` asks for it. Returns the file."""
+    """Compare two answers of the run's SFT model, LABELS times, as data/label.py asks for it. Returns the file."""
     torch.manual_seed(seed)
     cfg, file = Config(), run / "mine.jsonl"
     respond = responder(GPT.from_pretrained(run / "sft"), Tokenizer.load(run / "sft"), cfg, None)
@@ -97,32 +96,42 @@ def follow(source, seed):
     if not (run / "ppo" / "config.json").exists():
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(source / "sft", run / "sft")
-        script(["reward.py", "--data", label(run, seed), "--run", run, "--init", source / "reward", "--seed", seed, *REWARD.split()])
+        script(["reward.py", "--data", label(run, seed), "--run", run, "--init", source / "reward", "--seed", seed,
+                *REWARD.split()])
         script(["ppo.py", "--run", run, "--seed", seed])
     return answers(source), answers(run)
 
 
+def numbers(before, after):
+    """What the table says of a run."""
+    row = []
+    for measure in (lambda a: 100 * is_curt(a.prompt, a.text), lambda a: 100 * is_right(a.prompt, a.text),
+                    lambda a: len(a.text.split())):
+        row += [fmean(map(measure, before)), fmean(map(measure, after))]
+    return [*row, 100 * win_rate(after, before)["rate"], fmean(a.kl for a in after)]
+
+
+def line(name, row):
+    """A line of the table."""
+    curt, curt_now, right, right_now, words, words_now, rate, kl = row
+    return (f"| {name} | {curt:.1f}% | {curt_now:.1f}% | {right:.1f}% | {right_now:.1f}% "
+            f"| {words:.1f} | {words_now:.1f} | {rate:.1f}% | {kl:.1f} |")
+
+
 def main(sources):
     rows = []
-    print("| run | curt: before | after | right: before | after | words: before | after | after beats before (ties half) | KL after |")
+    print("| run | curt before | after | right before | after | words before | after | wins over before | KL |")
     print("|---" * 9 + "|")
     for seed, source in enumerate(map(Path, sources)):
         before, after = follow(source, seed)
-        columns = [(100 * mean(is_curt(a.prompt, a.text) for a in some), 100 * mean(is_right(a.prompt, a.text) for a in some),
-                    mean(len(a.text.split()) for a in some)) for some in (before, after)]
-        rows.append([x for pair in zip(*columns) for x in pair] + [100 * win_rate(after, before)["rate"], mean(a.kl for a in after)])
+        rows.append(numbers(before, after))
         print(line(source.name, rows[-1]), flush=True)
-    print(line("mean", map(mean, zip(*rows))))
+    print(line("mean", map(fmean, zip(*rows))))
     if len(rows) > 1:
         print(line("std", map(stdev, zip(*rows))))
     for one, other in list(zip(before, after))[::40]:
-        print(f"\n{one.prompt.removesuffix('Assistant:').strip()}\n  before  {one.text.strip()}\n  after   {other.text.strip()}")
-
-
-def line(name, numbers):
-    curt, curt2, right, right2, words, words2, rate, kl = numbers
-    return (f"| {name} | {curt:.1f}% | {curt2:.1f}% | {right:.1f}% | {right2:.1f}% | {words:.1f} | {words2:.1f} "
-            f"| {rate:.1f}% | {kl:.1f} |")
+        print(f"\n{one.prompt.removesuffix('Assistant:').strip()}\n"
+              f"  before  {one.text.strip()}\n  after   {other.text.strip()}")
 
 
 if __name__ == "__main__":
