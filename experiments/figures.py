@@ -132,7 +132,7 @@ def smooth(values, reach=3):
 
 
 def by_length(runs, folder):
-    """Win rate of PPO over SFT in bins of the difference in length; above each dot the pairs of all seeds together."""
+    """Win rate of PPO over SFT in bins of the difference in length: the mean over the seeds, and their range."""
     views = [read(run, "evaluation.json")["by_length"]["difference"] for run in runs]
     figure, axis = plt.subplots(figsize=(6.5, 3))
     labels, x = [], 0
@@ -147,6 +147,7 @@ def by_length(runs, folder):
             axis.text(x, 1.04, str(sum(row["pairs"] for row in rows)), ha="center", fontsize=8)
             x += 1
     axis.axhline(0.5, color=GREY, ls=":", lw=1)
+    axis.set_title("by length; above, the pairs of all seeds")
     axis.set(xticks=range(x), ylim=(0, 1.12), xlabel="PPO's length − SFT's, tokens", ylabel="PPO beats SFT",
              yticks=(0, 0.25, 0.5, 0.75, 1), yticklabels=("0%", "25%", "50%", "75%", "100%"))
     axis.set_xticklabels(labels, fontsize=8)
