@@ -1,9 +1,10 @@
 """What every lesson begins with: the scripts on the path, models to look at, and checks of what you write.
 
-`toy_run` and `practised` train what a lesson needs when it is first asked for, and keep it in out/notebooks, where the
-next kernel finds it. These models are the lessons' own: smaller than the scripts' default run, always of seed 0. To
-have them trained anew, delete that folder.
+`toy_run`, `practised`, `scarce` and `pushed` train what a lesson needs when it is first asked for, and keep it in
+out/notebooks, where the next kernel finds it. These models are the lessons' own: smaller than the scripts' default
+run, of seed 0 where no other is named. To have them trained anew, delete that folder.
 """
+import copy
 import json
 import os
 import subprocess
@@ -18,11 +19,13 @@ from IPython.display import clear_output
 
 import data
 import ppo
+import reward
 from data.batches import minibatch, pad
+from data.encode import encode_comparisons
 from data.tokenizer import Tokenizer
 from data.toy_world import is_ideal, judge
 from gpt import GPT, ScalarGPT
-from support.optimizer import adamw, set_learning_rate
+from support.optimizer import adamw, set_learning_rate, take_step
 
 torch.set_num_threads(1)                    # for models as small as these, more threads only wait for each other
 
@@ -78,18 +81,19 @@ def practised(kl_coef=0.05, fast=False):
     settings = {"batch_size": 64, "minibatches": 2, "lr": 1e-3} if fast else {}
     folder = OWN / f"ppo{'-fast' * fast}-{kl_coef}"
     if not (folder / "history.json").exists():
-        practise(toy_run("sft", "reward"), folder, ppo.Config(kl_coef=kl_coef, **settings))
+        run, cfg = toy_run("sft", "reward"), ppo.Config(kl_coef=kl_coef, **settings)
+        practise(ppo.four_models(run / "sft", run / "reward", cfg.train, torch.device("cpu"), False), folder, cfg)
     show(f"{'a fast run' if fast else 'a run'} of PPO with β = {kl_coef}: the lessons’ own, in out/notebooks")
     history = json.loads((folder / "history.json").read_text())
     return GPT.from_pretrained(folder / "actor"), ScalarGPT.from_pretrained(folder / "critic"), history
 
 
-def practise(run, folder, cfg):
+def practise(models, folder, cfg):
     """The loop of ppo.py, with the judge listening."""
-    actor, critic, *frozen = ppo.four_models(run / "sft", run / "reward", cfg.train, torch.device("cpu"), False)
+    actor, critic, *frozen = models
     optimizers = adamw(actor), adamw(critic)
-    tokenizer, prompts, history = Tokenizer.load(run / "sft"), data.load("toy")[0].prompts, []
-    torch.manual_seed(0)
+    tokenizer, prompts, history = Tokenizer.load(OWN / "sft"), data.load("toy")[0].prompts, []
+    torch.manual_seed(cfg.seed)
     for step in range(cfg.steps):
         for optimizer, peak in zip(optimizers, (cfg.lr, cfg.critic_lr)):
             set_learning_rate(optimizer, peak, step, cfg.steps)
@@ -102,6 +106,45 @@ def practise(run, folder, cfg):
     actor.save_pretrained(folder / "actor", tokenizer)
     critic.save_pretrained(folder / "critic", tokenizer)
     (folder / "history.json").write_text(json.dumps(history))
+
+
+def scarce(seed, tenth=0):
+    """A frozen reward model that has read a tenth of what the lessons' own has: 800 rankings, three times over. `seed`
+    is that of its head and of the order; another `tenth` has other rankings."""
+    folder = OWN / f"scarce-{tenth}-{seed}"
+    if not (folder / "config.json").exists():
+        run, train_set = toy_run("sft"), data.load("toy")[0]
+        tokenizer, cfg = Tokenizer.load(run / "sft"), reward.Config(steps=150, seed=seed)
+        torch.manual_seed(seed)
+        model = ScalarGPT.from_pretrained(run / "sft", new_head=True)
+        rankings, optimizer = train_set.comparisons[800 * tenth:800 * (tenth + 1)], adamw(model)
+        examples = encode_comparisons(rankings, tokenizer, model.config.block_size)
+        for step in range(cfg.steps):
+            set_learning_rate(optimizer, cfg.lr, step, cfg.steps)
+            batch = minibatch(examples, cfg.batch_size, step, cfg.seed)
+            reward.pairwise_loss(*reward.score_pairs(model, batch)).backward()
+            take_step(model, optimizer)
+            show(f"a reward model of a tenth, seed {seed}: step {step + 1} of {cfg.steps}")
+        prompts = [tokenizer.encode(prompt) for prompt in minibatch(train_set.prompts, cfg.normalise_samples, 0, 0)]
+        reward.fit_normalisation(model, GPT.from_pretrained(run / "sft"), prompts, cfg, torch.device("cpu"))
+        model.save_pretrained(folder, tokenizer)
+    show(f"a reward model that has read a tenth of the comparisons, seed {seed}: the lessons’ own, in out/notebooks")
+    return ScalarGPT.from_pretrained(folder, frozen=True)
+
+
+def pushed(name, kl_coef, reward_model, start, seed=0):
+    """The actor after 50 updates at four times the usual rate, and what happened on the way, as of `practised`.
+
+    `reward_model` is anything with `reward(ids, mask)`; the critic begins as the ScalarGPT `start`. The run is kept
+    under its name, β and seed, so another reward model needs another name."""
+    folder = OWN / f"pushed-{name.replace(' ', '-')}-{kl_coef}-{seed}"
+    if not (folder / "history.json").exists():
+        actor, reference = (GPT.from_pretrained(toy_run("sft") / "sft", frozen=frozen) for frozen in (False, True))
+        critic = copy.deepcopy(start).requires_grad_(True)
+        cfg = ppo.Config(kl_coef=kl_coef, seed=seed, steps=50, batch_size=64, epochs=1, lr=1e-3, max_new_tokens=20)
+        practise((actor, critic, reference, reward_model), folder, cfg)
+    show(f"PPO against {name}, β = {kl_coef}: the lessons’ own, in out/notebooks")
+    return GPT.from_pretrained(folder / "actor"), json.loads((folder / "history.json").read_text())
 
 
 def measured(e, asked, tokenizer):

@@ -67,8 +67,8 @@ def defined(code):
             yield node.id
 
 
-def test_the_five_lessons_are_there():
-    assert {"1_gpt", "2_sft", "3_reward", "4_policy_gradient", "5_ppo"} <= {path.stem for path in NOTEBOOKS}
+def test_the_lessons_are_there():
+    assert {"1_gpt", "2_sft", "3_reward", "4_policy_gradient", "5_ppo", "6_frontier"} <= {path.stem for path in NOTEBOOKS}
 
 
 @each
