@@ -28,7 +28,7 @@ def no_critic(ids, mask):
 # ----------------------------------------------------------------------------- advantages: one number an answer
 
 def leave_one_out(rewards, k):
-    """Rewards (B) -> advantages (B): each less the mean of the other k - 1 answers to its prompt (RLOO, arXiv:2402.14740)."""
+    """Rewards (B) -> advantages (B): each less the mean of the other k - 1 to its prompt (RLOO, arXiv:2402.14740)."""
     groups = rewards.view(-1, k)                                        # (B/k, k)
     others = (groups.sum(1, keepdim=True) - groups) / (k - 1)           # (B/k, k)
     return (groups - others).flatten()
@@ -114,7 +114,7 @@ class ImplicitReward:
 
 
 def dpo(rankings, actor, reference, optimizer, beta):
-    """DPO (arXiv:2305.18290, eq. 7): the loss and the rankings of reward.py, with the implicit reward. Returns the loss."""
+    """DPO (arXiv:2305.18290, eq. 7): reward.py's loss on rankings, of the implicit reward. Returns the loss."""
     chosen, rejected = score_pairs(ImplicitReward(actor, reference, beta), rankings)    # (pairs), (pairs)
     loss = pairwise_loss(chosen, rejected)
     loss.backward()

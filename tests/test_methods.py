@@ -131,12 +131,13 @@ def test_the_loss_of_grpo_is_that_of_the_paper(divide):
             rho, d = (new[i, t] - old[i, t]).exp(), ref[i, t] - new[i, t]
             terms.append(min(rho * A[i], rho.clamp(0.8, 1.2) * A[i]) - 0.1 * (d.exp() - d - 1))
         per_answer.append(sum(terms) / length if divide else sum(terms) * 3 / 7)
-    part = SimpleNamespace(logprobs=old * mask, ref_logprobs=ref * mask, response_mask=mask, advantages=A[:, None] * mask)
+    part = SimpleNamespace(logprobs=old * mask, ref_logprobs=ref * mask, response_mask=mask,
+                           advantages=A[:, None] * mask)
     close(methods.grpo_loss(new, part, ppo_config(kl_coef=0.1), divide), -sum(per_answer) / 3, atol=1e-5)
 
 
 def test_grpo_pays_for_the_kl_in_the_loss_and_takes_several_steps(monkeypatch):
-    actor, e = rollout(k=3, beta=0.0)
+    actor, e = rollout(k=3)                     # with a penalty in the reward, too, which GRPO must not look at
     seen = followed(monkeypatch, actor, methods.grpo, e, ppo_config(kl_coef=0.0, epochs=2, minibatches=3), 3)
     assert len(seen) == 6
     free, = followed(monkeypatch, actor, methods.grpo, e, ppo_config(kl_coef=0.0), 3)

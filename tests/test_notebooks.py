@@ -68,7 +68,8 @@ def defined(code):
 
 
 def test_the_lessons_are_there():
-    assert {"1_gpt", "2_sft", "3_reward", "4_policy_gradient", "5_ppo", "6_frontier"} <= {path.stem for path in NOTEBOOKS}
+    lessons = {"1_gpt", "2_sft", "3_reward", "4_policy_gradient", "5_ppo", "6_frontier", "7_beyond_ppo"}
+    assert lessons <= {path.stem for path in NOTEBOOKS}
 
 
 @each
