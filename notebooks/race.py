@@ -2,7 +2,7 @@
 
     python notebooks/race.py                    five seeds, with as many updates and answers as `python ppo.py`
     python notebooks/race.py RLOO DPO 0 1       only these methods and seeds
-    python notebooks/race.py tune               the lesson's short race at several rates, on two seeds of their own
+    python notebooks/race.py tune               half and twice the rates in the short race, on two seeds of their own
 
 A seed's SFT and reward model are those in out/seed0 to out/seed4; what is missing is trained first. Each run leaves
 out/race/METHOD-SEED.json; one that is there is not made again. Once all methods have
@@ -52,20 +52,19 @@ METHODS = {
     "SFT": Method(()),
     "best of 8": Method(()),
     "DPO": Method((1e-3, 7e-4)),
-    "rejection": Method((1e-3, 2.5e-4), methods.rejection, k=4, penalty_in_reward=False),
+    "rejection": Method((5e-4, 1.25e-4), methods.rejection, k=4, penalty_in_reward=False),
     "REINFORCE": Method((1e-3, 5e-4), methods.reinforce, one_step=True),
     "RLOO": Method((2e-3, 1e-3), methods.rloo, k=4, one_step=True),
     "GRPO": Method((5e-4, 1.25e-4), methods.grpo, k=4, penalty_in_reward=False),
     "Dr. GRPO": Method((1e-3, 2.5e-4), partial(methods.grpo, divide=False), k=4, penalty_in_reward=False),
     "PPO": Method((1e-3, 2.5e-4)),
 }
-RATES = 2.5e-4, 5e-4, 1e-3, 2e-3          # that `tune` tries
 
 LOOKS = {"SFT": ("#999999", "-"), "best of 8": ("#000000", ":"), "DPO": ("#c2185b", "--"),
          "rejection": ("#8c3fa0", "-."), "REINFORCE": ("#5a5a5a", ":"), "RLOO": ("#0a8a6a", "-."),
          "GRPO": ("#d1600a", "--"), "Dr. GRPO": ("#e8a33d", "-"), "PPO": ("#0b3c6f", "-")}
 AXES = {"judge": "judge, points", "ideal": "share of ideal answers", "tokens": "tokens generated for training",
-        "kl": "KL to the SFT model, nats an answer"}
+        "kl": "KL to the SFT model, nats an answer (√ scale)"}
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,8 @@ class Runner:
 
     def choose(self, cfg):
         """The SFT model answers eight times, and the reward model takes the best of the first 1, 2, 4 and 8."""
-        e, asked = self.rollout(methods.no_critic, cfg.kl_coef, 8, 0, replace(cfg, batch_size=8 * 225))
+        answers = 8 * len(self.train_set.prompts)
+        e, asked = self.rollout(methods.no_critic, cfg.kl_coef, 8, 0, replace(cfg, batch_size=answers))
         self.history = []
         for n in (1, 2, 4, 8):
             best = e.scores.view(-1, 8)[:, :n].argmax(1) + 8 * torch.arange(len(e) // 8)
@@ -166,12 +166,12 @@ def run(name, seed, budget, lr=None):
     start = time.process_time()
     if name == "DPO":
         runner.compare(budget.rankings, rankings_seed, cfg)
-    elif name == "best of 8":
-        runner.choose(cfg)
-    elif name != "SFT":
+    elif method.update or name == "PPO":
         runner.practise(name, replace(cfg, epochs=1, minibatches=1) if method.one_step else cfg)
     seconds = time.process_time() - start
-    if name != "best of 8":                                 # where it has got to: only measured
+    if name == "best of 8":
+        runner.choose(cfg)
+    else:                                                   # where it has got to
         runner.rollout(methods.no_critic, cfg.kl_coef, 1, cfg.steps, replace(cfg, batch_size=256))
     return {"history": runner.history, "test": runner.test(8 if name == "best of 8" else 1),
             "tokens": runner.tokens, "seconds": seconds}
@@ -208,17 +208,16 @@ def save(budget, one):
 
 
 def tune(names=tuple(METHODS), seeds=(101, 102)):
-    """The score less β times the KL that each rate reaches in the short race, the mean over two seeds that do not race.
-    The judge has no say: somebody who trains a model has none."""
-    names = [name for name in names if METHODS[name].rates]
-    make(SHORT, [(name, seed, lr) for name in names for lr in RATES for seed in seeds])
-    for name in names:
+    """Print the score less β times the KL that each method reaches in the short race with half its rate, its rate and
+    twice its rate: the mean over two seeds that do not race. The judge has no say: who trains a model has none."""
+    rates = {name: [factor * METHODS[name].rates[0] for factor in (0.5, 1, 2)] for name in names if METHODS[name].rates}
+    make(SHORT, [(name, seed, lr) for name in rates for lr in rates[name] for seed in seeds])
+    for name in rates:
         earned = {}
-        for lr in RATES:
+        for lr in rates[name]:
             ends = [json.loads(SHORT.file(name, seed, lr).read_text())["history"][-1] for seed in seeds]
             earned[lr] = mean(end["score"] - ppo.Config.kl_coef * end["kl"] for end in ends)
-        chosen = METHODS[name].rates[0]
-        print(f"{name:10}", *(f"{lr:g}: {value:.2f}{'*' * (lr == chosen)}" for lr, value in earned.items()))
+        print(f"{name:10}", *(f"{lr:g}: {value:.2f}  " for lr, value in earned.items()))
 
 # ----------------------------------------------------------------------------- what a person reads
 
@@ -248,7 +247,7 @@ def draw_race(found):
     fig, axes = plt.subplots(2, 2, figsize=(11, 6.5), sharey="row")
     for name, runs in found.items():
         look = dict(zip(("color", "ls"), LOOKS[name]))
-        columns = {key: smooth([[row[key] for row in one["history"]] for one in runs]) for key in AXES}
+        columns = {key: smooth([[max(row[key], 0) for row in one["history"]] for one in runs]) for key in AXES}
         for (key, right), ax in zip(product(("judge", "ideal"), ("tokens", "kl")), axes.flat):
             y, x = columns[key], columns[right].mean(0)                                 # (seeds, T), (T)
             if right == "tokens" and not x.any():               # nothing was generated: a line at the level of the end
@@ -257,6 +256,9 @@ def draw_race(found):
                 ax.plot(x, y.mean(0), **look, label=name, marker="." if len(x) < 12 else None)
                 ax.fill_between(x, y.amin(0), y.amax(0), color=look["color"], alpha=0.12, lw=0)
             ax.set(ylabel=AXES[key], xlabel=AXES[right])
+    for ax in axes[:, 1]:
+        ax.set_xscale("function", functions=(lambda x: x.clip(0) ** 0.5, lambda x: x ** 2))
+        ax.set_xticks([0, 0.1, 0.5, 1, 2, 4, 8])
     fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return fig
 

@@ -159,6 +159,24 @@ prepare.toy_run("reward")
     assert "held-out loss" in ran.stdout and ran.stdout.count("the lessons’ own") == 2 and "yours" in ran.stdout
     assert ran.returncode == 1 and "no_such_flag" in ran.stderr and "Traceback" not in ran.stderr
 
+# ----------------------------------------------------------------------------- race.py
+
+
+def test_the_table_of_the_race_is_means_over_seeds_and_the_worst():
+    ran = run_python("""
+import race
+one = lambda ideal, kl: {"test": {"ideal": ideal, "score": 3.0, "proxy": 0.5, "kl": kl}, "tokens": 1000, "seconds": 7.2,
+                         "history": [{"judge": x, "ideal": ideal, "kl": kl, "tokens": 10 * x} for x in (0, 3, 6, 9, 9)]}
+found = {"PPO": [one(0.9, 2.0), one(0.7, 3.0)], "SFT": [one(0.1, 0.0), one(0.1, 0.0)]}
+print(race.table(found))
+print(race.smooth([[0, 3, 6, 9, 9], [1, 1, 1, 1, 1]]).tolist(), race.smooth([[2.0, 4.0]]).tolist())
+race.draw_race(found).savefig("/dev/null", format="svg")
+race.main(["PPO", "no such method"])
+""")
+    assert "| PPO | 80.0 ± 14.1% | 70.0% | 3.00 ± 0.00 | 0.50 ± 0.00 | 2.5 | 1,000 | 7 |" in ran.stdout.splitlines(), ran.stderr
+    assert "[[0.0, 3.0, 6.0, 8.0, 9.0], [1.0, 1.0, 1.0, 1.0, 1.0]] [[2.0, 4.0]]" in ran.stdout
+    assert ran.returncode == 1 and ran.stderr.startswith("no method is called no such method; there are: SFT, best of 8")
+
 # ----------------------------------------------------------------------------- the lessons run
 
 
