@@ -14,6 +14,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
+from types import SimpleNamespace
 
 os.environ.update(TRL_EXPERIMENTAL_SILENCE="1", HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -71,7 +72,8 @@ def ours(run, prompts, cfg, referee):
                     referee.look(self.parts["actor"], step + 1, cfg.batch_size)
     ppo.Loop, models = Loop, ppo.four_models(run / "sft", run / "reward", "all", "cpu", False)
     referee.start()
-    ppo.train(*models, prompts, None, Path(cfg.run) / "ppo", cfg, torch.device("cpu"))
+    samples = SimpleNamespace(tokenizer=referee.tokenizer)      # never asked for any: sample_every is too large
+    ppo.train(*models, prompts, samples, Path(cfg.run) / "ppo", cfg, torch.device("cpu"))
 
 
 def theirs(run, prompts, cfg, referee):
