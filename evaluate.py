@@ -134,12 +134,13 @@ def compare_all(answers, judge):
     """Who wins; at which length; and whether the reward model agrees with the judge, if that is another one."""
     rivals = (("sft", "base"), ("best_of_n", "sft"), ("ppo", "sft"), ("ppo", "best_of_n"))
     rivals = {f"{a}_vs_{b}": (answers[a], answers[b]) for a, b in rivals if b in answers}
-    alone = {} if judge.is_proxy else {f"{a}_vs_{a}": siblings(answers[a]) for a in ("sft", "ppo")}
-    verdicts = judge.compare(rivals | alone)
-    agreeing = {name: agreement(*(rivals | alone)[name], verdicts[name])
-                for name in ("sft_vs_sft", "ppo_vs_sft", "ppo_vs_ppo") if alone}
-    return {"win_rates": {name: win_rate(*pair, verdicts[name]) for name, pair in rivals.items()},
-            "by_length": by_length(*rivals["ppo_vs_sft"], verdicts["ppo_vs_sft"]), "agreement": agreeing}
+    within = {} if judge.is_proxy else {f"{a}_vs_{a}": siblings(answers[a]) for a in ("sft", "ppo")}
+    pairs = rivals | within
+    verdicts = judge.compare(pairs)                         # all at once: a judge may want to be paid for each
+    kinds = ("sft_vs_sft", "ppo_vs_sft", "ppo_vs_ppo") if within else ()
+    return {"win_rates": {name: win_rate(*rivals[name], verdicts[name]) for name in rivals},
+            "by_length": by_length(*pairs["ppo_vs_sft"], verdicts["ppo_vs_sft"]),
+            "agreement": {name: agreement(*pairs[name], verdicts[name]) for name in kinds}}
 
 # ----------------------------------------------------------------------------- main
 

@@ -41,7 +41,7 @@ LETTER = re.compile(r"[\W_]*(?:(?:(?:the )?better )?(?:answer|verdict)(?: is)?\W
 THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 AT_ONCE = 8             # questions under way
-TRIES = 6               # of one question, with pauses of 1, 2, 4, 8 and 16 seconds between them
+TRIES = 7               # of one question, with pauses of 1, 2, 4, … seconds between them: a minute in all
 PAUSE = 1.0             # seconds
 TIMEOUT = 120.0         # seconds without a sign of life
 MAX_TOKENS = 1000       # of a reply: a letter needs one, thoughts before it many
@@ -172,7 +172,9 @@ class LanguageModel:
         """The letter that the server replies; the reply is in the file by then. Raises UserError if none comes."""
         said = "nothing"
         for attempt in range(TRIES):
-            if attempt and self.stopped.wait(min(PAUSE * 2 ** (attempt - 1), 60)):
+            if attempt == 3:                                    # a bar that stands still says nothing
+                tqdm.write(self.secret(f"{self.url}: {said}; trying on"))
+            if attempt and self.stopped.wait(PAUSE * 2 ** (attempt - 1)):
                 break
             try:
                 response = client.post(self.url, json=self.request(question))

@@ -295,7 +295,7 @@ def test_a_server_that_stays_bad_ends_in_a_sentence_and_the_same_command_goes_on
     server = serve(lambda a, b, times: trouble if broken.is_set() else longer(a, b, times))
     ask(server, OURS[:1], THEIRS[:1])
     broken.set()
-    with pytest.raises(UserError, match=f"no answer after 6 tries .*{said}.*goes on from there"):
+    with pytest.raises(UserError, match=f"no answer after 7 tries .*{said}.*goes on from there"):
         ask(server, OURS, THEIRS)
     broken.clear()
     assert ask(server, OURS, THEIRS)[0] == [1, 0, 0.5, 0]
@@ -306,7 +306,7 @@ def test_nobody_at_the_address_is_a_sentence(tmp_path, serve):
     server = serve(longer)
     server.http.shutdown()
     server.http.server_close()
-    with pytest.raises(UserError, match="no answer after 6 tries .*ConnectError"):
+    with pytest.raises(UserError, match="no answer after 7 tries .*ConnectError"):
         LanguageModel(server.address, "m", tmp_path / "v.jsonl").compare({"x": (OURS, THEIRS)})
 
 
@@ -583,6 +583,18 @@ def test_evaluate_takes_the_reward_model_of_another_seed(finished, world, capsys
     assert other["win_rates"] == own["win_rates"] and other["agreement"]["ppo_vs_sft"]["rate"] in (None, 1)
 
 
+@pytest.mark.parametrize("say, said", [
+    (lambda *asked: "nonsense", "neither A nor B, so there is no result"), (lambda *asked: (401, ""), "does not accept the key"),
+    (lambda *asked: None, "no answer after 7 tries")], ids=["nonsense", "wrong key", "cut"])
+def test_an_evaluation_without_a_result_ends_with_a_sentence_and_another_code_than_0(finished, serve, capsys, monkeypatch, say, said):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *"--data rows.jsonl --run run --device cpu --max_new_tokens 6 --best_of 2".split(),
+                                      "--judge", serve(say).address, "--judge_model", "m", "--json", "numbers.json"])
+    with pytest.raises(SystemExit) as ended:
+        evaluate.launch(evaluate.main, evaluate.Config, "evaluate")
+    assert ended.value.code.startswith("evaluate.py: ") and said in ended.value.code and "\n" not in ended.value.code     # a text is code 1
+    assert not Path("numbers.json").exists() and "ppo vs sft" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_an_evaluation_that_is_killed_goes_on_and_asks_no_verdict_twice(finished, world, serve, tmp_path):
     """A process of its own, killed with -9 while the server makes it wait; then another one."""
@@ -612,7 +624,3 @@ def test_an_evaluation_that_is_killed_goes_on_and_asks_no_verdict_twice(finished
     assert server.asked and not set(server.asked) & set(given) and len(set(server.asked)) == len(server.asked)
     assert json.loads(Path("numbers.json").read_text())["replies"]["without_verdict"] == 0
     assert SECRET not in done.stdout + done.stderr
-
-    server.say = lambda *asked: "nonsense"
-    done = subprocess.run([*command, "--seed", "1"], env=env, capture_output=True, text=True)
-    assert done.returncode == 1 and "neither A nor B, so there is no result" in done.stderr and "Traceback" not in done.stderr
