@@ -50,11 +50,11 @@ def held_fixed(ours, differences, verdicts):
     times = torch.zeros(draws.shape, dtype=torch.double)                                # how often each was drawn
     times.scatter_add_(1, draws, torch.ones_like(times))
     weights = torch.cat([torch.ones(1, len(y), dtype=torch.double), times[:, number]])  # (1 + DRAWS, pairs)
-    rates = torch.sigmoid(fit(torch.tanh(d / d.std()), y, weights)[:, 0])               # (1 + DRAWS)
+    rates = torch.sigmoid(fit_logistic(torch.tanh(d / d.std()), y, weights)[:, 0])               # (1 + DRAWS)
     return {"rate": rates[0].item(), "ci95": interval(rates[1:]), "pairs": len(known)}
 
 
-def fit(x, y, weights):
+def fit_logistic(x, y, weights):
     """(a, b) of logit P(y = 1) = a + b x for each row of weights (F, pairs): (F, 2), by Newton's method.
 
     Minimises the weighted log-loss plus RIDGE / 2 (a² + b²). x and y (pairs), y may be ½.

@@ -62,11 +62,14 @@ def lengths(views):
     for view, title in (("difference", "ppo's length - sft's"), ("length", "ppo's length")):
         lines.append(f"{title:>24}{'pairs':>8}   rate of ppo vs sft")
         for row in joined(views[view]):
-            first, last = row["first"], row["last"]
-            where = f"{first}" if first == last else f"{first} to {last}"
-            where = where.replace("None to", "up to").replace("to None", "and more")
-            lines.append(f"{where:>24}{row['pairs']:8}   {percent(row) if row['pairs'] else 'empty'}")
+            lines.append(f"{place(row):>24}{row['pairs']:8}   {percent(row) if row['pairs'] else 'empty'}")
     return "\n".join(lines)
+
+
+def place(row):
+    """Where a bin is."""
+    where = f"{row['first']}" if row["first"] == row["last"] else f"{row['first']} to {row['last']}"
+    return where.replace("None to", "up to").replace("to None", "and more")
 
 
 def joined(rows):

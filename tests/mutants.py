@@ -296,7 +296,6 @@ MUTANTS = [
     ("evaluate.py", "KL over what stands after the end", "((logprobs - sft_logprobs) * response_mask).sum(1)", "(logprobs - sft_logprobs).sum(1)"),
     # ------------------------------------------------------------------------- judges/
     ("judges/win_rate.py", "ties and losses change places", '("tie", 0.5), ("loss", 0)', '("tie", 0), ("loss", 0.5)'),
-    ("judges/win_rate.py", "ties are wins", "float(a.score > b.score)", "float(a.score >= b.score)"),
     ("judges/win_rate.py", "the same text can win", "a.score == b.score or a.text == b.text", "a.score == b.score"),
     ("judges/win_rate.py", "a tie is a win", "0.5 if a.score == b.score", "1.0 if a.score == b.score"),
     ("judges/win_rate.py", "answers count as independent in the interval", "by_prompt.setdefault(answer.prompt, [])", "by_prompt.setdefault(len(by_prompt), [])"),
@@ -322,7 +321,7 @@ MUTANTS = [
     ("judges/by_length.py", "bins do not hold their upper ends", "size <= last)", "size < last)"),
     ("judges/by_length.py", "no ridge: a side that wins all has no best fit", "RIDGE * torch.eye(2", "0 * torch.eye(2"),
     ("judges/by_length.py", "prompts that were not drawn count as well", "times[:, number]", "1 + times[:, number]"),
-    ("judges/by_length.py", "the rate is that of the mean length", "torch.sigmoid(fit(torch.tanh(d / d.std()), y, weights)[:, 0])", "torch.sigmoid(fit(torch.tanh((d - d.mean()) / d.std()), y, weights)[:, 0])"),
+    ("judges/by_length.py", "the rate is that of the mean length", "torch.sigmoid(fit_logistic(torch.tanh(d / d.std()), y, weights)[:, 0])", "torch.sigmoid(fit_logistic(torch.tanh((d - d.mean()) / d.std()), y, weights)[:, 0])"),
     ("judges/agreement.py", "what one of the two does not order counts", "None if verdict in (0.5, None) or a.proxy == b.proxy", "None if verdict is None"),
     ("judges/agreement.py", "pairs of different prompts", "if a.prompt == b.prompt]", "]"),
     ("judges/__init__.py", "a held-out reward model scores half answers", "score if answer.ended else self.cfg.missing_eos_score", "score"),

@@ -23,7 +23,7 @@ from evaluate import Answer, best_of, best_of_curve, best_of_kl, compare_all, su
 from judges import Gold, HeldOutRewardModel, Proxy, open_judge
 from judges import language_model
 from judges.agreement import agreement, siblings
-from judges.by_length import DIFFERENCES, LENGTHS, RIDGE, by_length, fit
+from judges.by_length import DIFFERENCES, LENGTHS, RIDGE, by_length, fit_logistic
 from judges.language_model import LanguageModel, read_letter, verdict
 from judges.report import joined
 from judges.win_rate import rate, win_rate
@@ -484,7 +484,7 @@ def test_the_fit_is_the_best_one_there_is(case):
     y = {"mixed": torch.randint(3, (40,)) / 2, "all wins": torch.ones(40), "longer wins always": (x > 0).double(),
          "one loss far away": torch.ones(40).index_fill(0, x.argmax(), 0), "ties": torch.full((40,), 0.5)}[case].double()
     weights = torch.stack([torch.ones(40), torch.randint(4, (40,)).float()]).double()
-    for fitted, weight in zip(fit(x, y, weights), weights):
+    for fitted, weight in zip(fit_logistic(x, y, weights), weights):
         expected = brute_force(x, y, weight)
         close(fitted[0], expected[0].item(), 2e-3)
         close(fitted[1], expected[1].item(), 2e-3)
