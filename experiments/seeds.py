@@ -1,6 +1,6 @@
 """What several seeds say together: the tables of docs/judges.md.
 
-    python tests/seeds.py out/seed0 out/seed1 …     run folders; the i-th is evaluated with --seed i
+    python experiments/seeds.py out/seed0 out/seed1 …     run folders; the i-th is evaluated with --seed i
 
 Each run is evaluated twice: with best of 64, and with the reward model of the next run as the judge. That takes a
 minute a run on one core. Numbers that are there already, best_of_64.json and other_judge.json in a run's folder, are
@@ -67,12 +67,13 @@ def win_rows(reports):
 
 
 def best_of_rows(reports):
-    """The best of 2, 4, … 64, PPO, and the best of the n whose KL is nearest to PPO's, in the order of their KL."""
+    """The best of 2, 4, … 64, PPO, and the best of the n whose KL is nearest to PPO's, if 64 reach that far; by KL."""
     rows = {f"best of {2 ** i}": [report["best_of"][str(2 ** i)] for report in reports] for i in range(1, 7)}
     rows["ppo"] = [report["models"]["ppo"] for report in reports]
     nearest = [min(report["best_of"].items(), key=lambda item: abs(item[1]["kl"] - ppo["kl"]))
                for report, ppo in zip(reports, rows["ppo"])]
-    rows[f"best of {', '.join(n for n, _ in nearest)}: each run's at ppo's KL"] = [row for _, row in nearest]
+    if all(ppo["kl"] <= report["best_of"]["64"]["kl"] for report, ppo in zip(reports, rows["ppo"])):
+        rows[f"best of {', '.join(n for n, _ in nearest)}: each run's at ppo's KL"] = [row for _, row in nearest]
     for name, row in sorted(rows.items(), key=lambda item: statistics.mean(r["kl"] for r in item[1])):
         yield name, spread(row, "kl"), spread(row, "score"), spread(row, "ideal", True), spread(row, "proxy")
 
