@@ -15,8 +15,8 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-SCRIPTS = ["gpt", "sft", "reward", "ppo", "evaluate", "data", "judges", *sorted(
-    f"{folder}.{path.stem}" for folder in ("data", "support", "judges") for path in (FOLDER.parent / folder).glob("*.py") if path.stem != "__init__")]
+SCRIPTS = ["gpt", "sft", "reward", "ppo", "evaluate", "data", *sorted(
+    f"{folder}.{path.stem}" for folder in ("data", "support") for path in (FOLDER.parent / folder).glob("*.py") if path.stem != "__init__")]
 
 SOLUTION = "<summary>Solution</summary>"
 
