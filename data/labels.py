@@ -39,7 +39,7 @@ class Labels:
                 os.truncate(path, self.size)
                 break
             if line.strip():
-                self.rows.append(label(line, where))
+                self.rows.append(read_label(line, where))
                 self.starts.append(self.size)
             self.size += len(line)
         else:
@@ -87,7 +87,7 @@ def cut_off(line):
         return True
 
 
-def label(line, where):
+def read_label(line, where):
     """(prompt, places) of one line. Raises UserError if it is no label."""
     try:
         row = shaped(parse_json(line.decode(), where), where)
@@ -98,7 +98,7 @@ def label(line, where):
     return row["prompt"], places(row["completions"])
 
 
-def question(prompt, ranking):
+def unordered(prompt, ranking):
     """What was asked, in whatever order the answers stood."""
     return prompt, frozenset(sum(ranking, []))
 
@@ -157,10 +157,10 @@ class Session:
 
     def old(self):
         """A question that is to come again, None if none is due."""
-        asked = Counter(question(*row) for row in self.labels.rows)
+        asked = Counter(unordered(*row) for row in self.labels.rows)
         if asked.total() - len(asked) >= len(asked) // self.repeat_every:
             return None
-        recent = {question(*row) for row in self.labels.rows[-PAUSE:]}
+        recent = {unordered(*row) for row in self.labels.rows[-PAUSE:]}
         due = [key for key, times in asked.items() if times == 1 and key not in recent | self.left_out]
         if not due:
             return None
