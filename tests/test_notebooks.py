@@ -197,23 +197,26 @@ def printed(notebook):
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
+def answered(notebook):
+    """The notebook with two more cells after the check of each exercise: the folded solution, and the check again."""
+    cells, folded = [], solutions(notebook)
+    for place, cell in enumerate(notebook.cells):
+        cells.append(cell)
+        if cell.cell_type == "code" and "prepare.check(" in cell.source:
+            solution = folded.pop(max(before for before in folded if before < place))
+            cells += [nbformat.v4.new_code_cell(solution), nbformat.v4.new_code_cell(cell.source)]
+    assert not folded
+    notebook.cells = cells
+    return notebook
+
+
 @pytest.mark.notebooks
 @each
-def test_runs_from_top_to_bottom(path, run_all):
-    before = path.read_bytes()
-    notebook = run_all.execute(run_all.read(path))
-    said = [output["text"] for output in printed(notebook) if output.get("text", "").startswith("Not done yet.")]
-    assert not complaints(printed(notebook)) and len(said) == len(solutions(notebook))
+def test_runs_from_top_to_bottom_and_every_folded_solution_is_right(path, run_all):
+    before, exercises = path.read_bytes(), len(solutions(read(path)))
+    notebook = run_all.execute(answered(run_all.read(path)))
+    said = [output["text"] for output in printed(notebook) if "text" in output]
+    assert not complaints(printed(notebook))
+    assert sum(text.startswith("Not done yet.") for text in said) == exercises
+    assert sum("Right. " in text for text in said) == exercises
     assert path.read_bytes() == before
-
-
-@pytest.mark.notebooks
-@each
-def test_every_folded_solution_is_right(path, run_all):
-    notebook = run_all.read(path)
-    filled_in = solutions(notebook)
-    for place, solution in filled_in.items():
-        notebook.cells[place].source = solution
-    run_all.execute(notebook)
-    said = [output["text"] for output in printed(notebook) if "Right. " in output.get("text", "")]
-    assert not complaints(printed(notebook)) and len(said) == len(filled_in)
