@@ -23,7 +23,7 @@ def read(path):
 
 def execute(notebook):
     """Run all cells, one by one, and put what they print into the notebook. Raises CellExecutionError where one fails."""
-    NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False, extra_arguments=["--log-level=ERROR"],
+    NotebookClient(notebook, timeout=1200, kernel_name="python3", record_timing=False, extra_arguments=["--log-level=ERROR"],
                    resources={"metadata": {"path": str(FOLDER)}}).execute()
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         if svg := output.get("data", {}).get("image/svg+xml"):      # a picture in one line makes a smaller file

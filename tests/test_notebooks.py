@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -124,7 +125,7 @@ def test_needs_no_network(path):
 
 def run_python(program, **environment):
     """In a process of its own, in which no other test has imported anything."""
-    return subprocess.run([sys.executable, "-c", program], cwd=FOLDER, capture_output=True, text=True, timeout=300,
+    return subprocess.run([sys.executable, "-c", program], cwd=FOLDER, capture_output=True, text=True, timeout=900,
                           env={**os.environ, **environment})
 
 
@@ -180,17 +181,21 @@ race.main(["PPO", "no such method"])
 # ----------------------------------------------------------------------------- the lessons run
 
 
+EXECUTION = "test_runs_from_top_to_bottom_and_every_folded_solution_is_right"
+
+
 @pytest.fixture(scope="session")
-def trained_once(tmp_path_factory):
-    """One folder for the models of all lessons and of both passes, made by today's code."""
-    return tmp_path_factory.mktemp("lessons")
-
-
-@pytest.fixture
-def run_all(monkeypatch, trained_once):
-    monkeypatch.syspath_prepend(FOLDER)
-    monkeypatch.setenv("LESSONS_RUN", str(trained_once))
-    return importlib.import_module("run_all")
+def executed(request, tmp_path_factory):
+    """{path: the executed notebook, as a future} of all that this test run asks for, two at a time, with models that
+    today's code has trained: those that all lessons share first, each lesson's own when it comes to them."""
+    wanted = sorted({item.callspec.params["path"] for item in request.session.items if item.originalname == EXECUTION}, reverse=True)
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.syspath_prepend(FOLDER)
+        patch.setenv("LESSONS_RUN", str(tmp_path_factory.mktemp("lessons")))
+        run_all = importlib.import_module("run_all")
+        ran = run_python("import prepare; prepare.toy_run('base', 'sft', 'reward')")
+        assert ran.returncode == 0, ran.stderr
+        yield {path: pool.submit(lambda path: run_all.execute(answered(run_all.read(path))), path) for path in wanted}
 
 
 def printed(notebook):
@@ -212,11 +217,9 @@ def answered(notebook):
 
 @pytest.mark.notebooks
 @each
-def test_runs_from_top_to_bottom_and_every_folded_solution_is_right(path, run_all):
-    before, exercises = path.read_bytes(), len(solutions(read(path)))
-    notebook = run_all.execute(answered(run_all.read(path)))
+def test_runs_from_top_to_bottom_and_every_folded_solution_is_right(path, executed):
+    exercises, notebook = len(solutions(read(path))), executed[path].result()
     said = [output["text"] for output in printed(notebook) if "text" in output]
     assert not complaints(printed(notebook))
     assert sum(text.startswith("Not done yet.") for text in said) == exercises
     assert sum("Right. " in text for text in said) == exercises
-    assert path.read_bytes() == before
