@@ -1,7 +1,7 @@
 """TRL's PPOTrainer and ppo.py from the same SFT and reward model, on the toy, marked by the toy's judge.
 
     pip install torch==2.13.0 transformers==5.23.0 trl==1.12.0 accelerate datasets tiktoken tyro tensorboard matplotlib
-    python experiments/trl_race.py --run out/toy --seeds 5          writes out/toy/race.json, and the picture race.png
+    python experiments/trl_race.py --run out/toy --seeds 5          writes out/toy/race.json, and the picture race.svg
 
 Both get the same prompts, numbers of responses, epochs, minibatches, learning rates and their schedule, AdamW, β, clips,
 γ and λ. What TRL does otherwise is left as TRL does it; docs/trl.md lists it. Seconds are those of training alone.
@@ -29,6 +29,7 @@ from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
 from judges import Gold
 from support.checkpoint import plain_names
+from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate
 
 
@@ -64,13 +65,13 @@ class Referee:
 
 def ours(run, prompts, cfg, referee):
     """ppo.py's own loop."""
-    class Loop(ppo.Loop):
+    class Watched(Loop):
         def __iter__(self):
             for step in super().__iter__():
                 yield step
                 if (step + 1) % referee.every == 0:
                     referee.look(self.parts["actor"], step + 1, cfg.batch_size)
-    ppo.Loop, models = Loop, ppo.four_models(run / "sft", run / "reward", "all", "cpu", False)
+    ppo.Loop, models = Watched, ppo.four_models(run / "sft", run / "reward", "all", "cpu", False)
     referee.start()
     samples = SimpleNamespace(tokenizer=referee.tokenizer)      # never asked for any: sample_every is too large
     ppo.train(*models, prompts, samples, Path(cfg.run) / "ppo", cfg, torch.device("cpu"))
@@ -128,6 +129,10 @@ def draw(results, file):
     import matplotlib
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+    grey = "#8a8a8a"                # of text and axes: it reads on white and on black
+    plt.rcParams.update({key: grey for key in (
+        "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")})
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "plainRLHF", "legend.frameon": False})
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), constrained_layout=True)
     for key, title, axis in (("ideal", "ideal answers", axes[0]), ("wins", "wins over SFT, ties half", axes[1]),
                              ("kl", "KL to SFT, nats an answer", axes[2])):
@@ -139,7 +144,7 @@ def draw(results, file):
             axis.plot([row["responses"] for row in runs[0]] if runs else [], middle, colour, label=side)
         axis.set(title=title, xlabel="responses")
     axes[0].legend()
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, transparent=True, metadata={"Date": None})
 
 
 def table(results):
@@ -188,7 +193,7 @@ def main():
             results.append({"side": side, "seed": seed, "rows": referee.rows})
             versions = {name: version(name) for name in ("torch", "transformers", "trl")}
             file.write_text(json.dumps({"versions": versions, "date": time.strftime("%F"), "runs": results}) + "\n")
-    draw(results, run / "race.png")
+    draw(results, run / "race.svg")
     table(results)
 
 
