@@ -230,7 +230,7 @@ def table(found):
         spread = lambda xs, digits: f"{mean(xs):.{digits}f} ± {stdev(xs):.{digits}f}"
         ideal = column("ideal", 100)
         lines.append(f"| {name} | {spread(ideal, 1)}% | {min(ideal):.1f}% | {spread(column('score'), 2)} "
-                     f"| {spread(column('proxy'), 2)} | {mean(column('kl')):.1f} "
+                     f"| {spread(column('proxy'), 2)} | {round(mean(column('kl')), 1) + 0.0:.1f} "
                      f"| {mean(one['tokens'] for one in runs):,.0f} | {mean(one['seconds'] for one in runs):.0f} |")
     return "\n".join(lines)
 
