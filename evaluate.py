@@ -32,6 +32,7 @@ from judges.agreement import agreement, siblings
 from judges.by_length import by_length
 from judges.report import report, show_samples
 from judges.win_rate import win_rate
+from support import UserError
 from support.card import add_evaluation
 from support.command_line import Flags, launch, start
 from support.files import write_whole
@@ -146,6 +147,8 @@ def compare_all(answers, judge):
 
 def main(cfg):
     run, device, bf16 = start(cfg)
+    if cfg.compare and cfg.data != "toy":
+        raise UserError(f"--compare: the five good runs are of the toy, not of --data {cfg.data}; leave it out")
     _, test_set = data.load(cfg.data)
     prompts = test_set.need("prompts", cfg.data)[:cfg.prompts]
     sft_folder, rm_folder, _ = (find_model(run, stage) for stage in ("sft", "reward", "ppo"))

@@ -157,6 +157,7 @@ TABLE = [
     (evaluate, "--prompts 0", None, ["--prompts 0", "at least 1"]),
     (evaluate, "--temperature -1", None, ["--temperature -1", "above 0"]),
     (evaluate, "--batch_size 0", None, ["--batch_size 0", "at least 1"]),
+    (evaluate, "--compare", None, ["--compare", "the toy", "leave it out"]),
     (evaluate, "--json run", None, ["--json run", "a folder"]),
     (evaluate, "--json rows.jsonl/numbers.json", None, ["rows.jsonl is a file"]),
 
