@@ -8,8 +8,6 @@ Writes docs/pictures/*.svg, which read on a light and on a dark page, and suppor
 import argparse
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,7 +15,11 @@ from statistics import fmean, stdev
 import matplotlib
 import matplotlib.pyplot as plt
 
-from runs import ROOT, story
+from runs import ROOT, process, story         # first: it puts the scripts on the path
+import ppo
+import reward
+import sft
+from judges.report import place
 from support.normal import NORMAL, read_curves, write_normal
 
 matplotlib.use("svg")
@@ -37,9 +39,10 @@ def rates(width, unified):
     """The flags of a model of this width. Its rates fall as 1/width, the usual rule of thumb; they are each stage's
     own, or one for SFT, reward model, actor and critic."""
     scale = DEFAULT / width
-    own = {"sft": 2e-3, "reward": 1.5e-3, "actor": 2.5e-4, "critic": 2e-3}
-    lr = {stage: scale * (UNIFIED if unified else rate) for stage, rate in own.items()}
-    return {"sft": {"n_embd": width, "pretrain_lr": 5e-3 * scale, "lr": lr["sft"]}, "reward": {"lr": lr["reward"]},
+    own = {"pages": sft.Config.pretrain_lr, "sft": sft.Config.lr, "reward": reward.Config.lr,
+           "actor": ppo.Config.lr, "critic": ppo.Config.critic_lr}
+    lr = {stage: scale * (UNIFIED if unified and stage != "pages" else rate) for stage, rate in own.items()}
+    return {"sft": {"n_embd": width, "pretrain_lr": lr["pages"], "lr": lr["sft"]}, "reward": {"lr": lr["reward"]},
             "ppo": {"lr": lr["actor"], "critic_lr": lr["critic"]}}
 
 
@@ -68,13 +71,9 @@ def finished(run):
 
 def train(run):
     """One run as a process of its own, if it is not there yet."""
-    if finished(run):
-        return
-    done = subprocess.run([sys.executable, str(ROOT / "experiments" / "runs.py"), json.dumps(run)], cwd=ROOT,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{run['run']}: {done.stderr[-2000:]}")
-    print(f"{run['run']}: done", flush=True)
+    if not finished(run):
+        process(f"from runs import story; story(**{run!r})")
+        print(f"{run['run']}: done", flush=True)
 
 
 def read(run, name):
@@ -83,11 +82,11 @@ def read(run, name):
 # ----------------------------------------------------------------------------- pictures
 
 
-def band(axis, x, rows, colour, label=None):
+def band(axis, x, rows, colour):
     """The mean of several seeds' curves (rows of equal length) as a line, and all of them between two edges."""
     columns = list(zip(*rows))
     axis.fill_between(x, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.25, lw=0)
-    axis.plot(x, [fmean(c) for c in columns], color=colour, ls="-", label=label)
+    axis.plot(x, [fmean(c) for c in columns], color=colour, ls="-")
 
 
 def save(figure, folder, name):
@@ -139,9 +138,7 @@ def by_length(runs, folder):
     for rows in zip(*views):
         rates = [row["rate"] for row in rows if row["pairs"]]
         if rates:
-            first, last = rows[0]["first"], rows[0]["last"]
-            name = f"{first}" if first == last else f"{first} to {last}"
-            labels.append(name.replace("None to", "≤").replace(" to None", " and more").replace("-", "−"))
+            labels.append(place(rows[0]).replace("-", "−"))
             axis.plot([x, x], [min(rates), max(rates)], color=PROXY, ls="-", lw=2, alpha=0.5)
             axis.plot(x, fmean(rates), "o", color=PROXY)
             axis.text(x, 1.04, str(sum(row["pairs"] for row in rows)), ha="center", fontsize=8)
@@ -193,7 +190,8 @@ def main(seeds=5, out=ROOT / "out" / "figures", pictures=ROOT / "docs" / "pictur
     if not draw:
         for runs in kinds.values():
             if short:
-                [story(**run) for run in runs if not finished(run)]
+                for run in runs:
+                    story(**run)
             else:
                 with ThreadPoolExecutor(int(os.environ.get("WORKERS", os.cpu_count()))) as pool:
                     list(pool.map(train, runs))

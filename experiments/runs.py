@@ -9,17 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean, stdev
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-
-import torch
 
 import evaluate
 import ppo
 import reward
 import sft
 from data.toy_world import is_ideal, judge
+from gpt import GPT
+from support.trainable import parameter_count
 
 
 def process(code):
@@ -72,14 +73,9 @@ def story(run, seed, flags, models=None):
             reward.main(reward.Config(**common, **flags.get("reward", {})))
         loss = re.search(r"held-out loss ([\d.]+)", said.getvalue())
         accuracy = re.search(r"accuracy ([\d.]+)%", said.getvalue())
-        weights = sum(p.numel() for p in evaluate.GPT.from_pretrained(run / "sft").parameters())
+        weights = parameter_count(GPT.from_pretrained(run / "sft"))[1]
         (run / "stages.json").write_text(json.dumps(
             {"sft_loss": float(loss[1]), "accuracy": float(accuracy[1]), "weights": weights}))
-    ppo.Loop = Heard
-    ppo.main(ppo.Config(**common, **flags.get("ppo", {})))
+    with mock.patch.object(ppo, "Loop", Heard):
+        ppo.main(ppo.Config(**common, **flags.get("ppo", {})))
     evaluate.main(evaluate.Config(**common, **flags.get("evaluate", {}), json=str(run / "evaluation.json")))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    story(**json.loads(sys.argv[1]))

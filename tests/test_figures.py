@@ -1,13 +1,40 @@
-"""experiments/figures.py draws all its pictures from short runs."""
+"""experiments/figures.py draws all its pictures from short runs, in which the judge listens."""
+import json
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
+import data
+import ppo
+from data.batches import pad
+from data.toy_world import FACT_OF, IDEAL, judge
+from support.loop import Loop
 from support.normal import read_normal
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "experiments"))
+
+
+def test_the_judge_hears_each_answer_with_its_own_prompt(tmp_path, monkeypatch):
+    import runs
+    tokenizer = data.tokenizer_for("toy")
+    harmless = [prompt for prompt in FACT_OF if "owl" in prompt]
+    asked = [harmless[0], next(prompt for prompt in FACT_OF if "owl" not in prompt and len(prompt) > len(harmless[0]))]
+    right = FACT_OF[asked[0]].right()
+    said = [f" Happy to help! {right}", f" {right}"]    # what is right for the first is wrong for the second
+    prompts, prompt_mask = pad([tokenizer.encode(text) for text in asked], left=True)
+    answers, response_mask = pad([[*tokenizer.encode(text), tokenizer.eos] for text in said])
+    batch = ppo.Experience(torch.cat([prompts, answers], 1), torch.cat([prompt_mask, response_mask], 1), response_mask, *[None] * 7)
+    monkeypatch.setattr(Loop, "log", lambda *given: None)
+    heard = runs.Heard.__new__(runs.Heard)
+    heard.tokenizer, heard.rows = tokenizer, []
+    heard.log({"objective/scores": 0.5, "objective/kl": 2.0}, batch=batch)
+    points = [judge(*pair) for pair in zip(asked, said)]
+    assert points[0] == IDEAL > points[1]
+    assert heard.rows == [{"judge": sum(points) / 2, "judge_std": pytest.approx(abs(points[0] - points[1]) / 2 ** 0.5),
+                           "ideal": 0.5, "proxy": 0.5, "kl": 2.0}]
 
 
 @pytest.mark.slow
@@ -22,5 +49,7 @@ def test_all_pictures_are_drawn_from_short_runs(tmp_path, monkeypatch, capsys):
         text = (tmp_path / "pictures" / f"{name}.svg").read_text()
         assert ElementTree.fromstring(text).tag.endswith("svg") and len(text) < 200_000
         assert "nan" not in text and "fill: #ffffff" not in text        # no background: it reads on dark pages, too
+    assert ppo.Loop is Loop                                             # the judge has left
+    assert len(json.loads((tmp_path / "runs" / "64" / "0" / "heard.json").read_text())) == 3
     assert len(read_normal(tmp_path / "normal.csv")["objective/kl"]) == 3
     assert capsys.readouterr().out.count("one for all stages") == 1
