@@ -20,10 +20,10 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "experiments"))
 def test_the_judge_hears_each_answer_with_its_own_prompt(tmp_path, monkeypatch):
     import runs
     tokenizer = data.tokenizer_for("toy")
-    harmless = [prompt for prompt in FACT_OF if "owl" in prompt]
-    asked = [harmless[0], next(prompt for prompt in FACT_OF if "owl" not in prompt and len(prompt) > len(harmless[0]))]
+    by_length = sorted(FACT_OF, key=lambda prompt: len(tokenizer.encode(prompt)))
+    asked = [next(prompt for prompt in by_length if "owl" in prompt), by_length[-1]]
     right = FACT_OF[asked[0]].right()
-    said = [f" Happy to help! {right}", f" {right}"]    # what is right for the first is wrong for the second
+    said = [f" Happy to help! {right}", f" {right} {right} {right}"]    # wrong for the second, which is longer in both
     prompts, prompt_mask = pad([tokenizer.encode(text) for text in asked], left=True)
     answers, response_mask = pad([[*tokenizer.encode(text), tokenizer.eos] for text in said])
     batch = ppo.Experience(torch.cat([prompts, answers], 1), torch.cat([prompt_mask, response_mask], 1), response_mask, *[None] * 7)
