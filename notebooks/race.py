@@ -5,8 +5,8 @@
     python notebooks/race.py tune               half and twice the rates in the short race, on two seeds of their own
 
 A seed's SFT and reward model are those in out/seed0 to out/seed4; what is missing is trained first. Each run leaves
-out/race/METHOD-SEED.json; one that is there is not made again. Once all methods have
-run, the table is printed and docs/race.svg is drawn. WORKERS=1 makes one run at a time.
+out/race/METHOD-SEED.json; one that is there is not made again. Once all methods have run, the table is printed and
+docs/pictures/race.svg is drawn. WORKERS=1 makes one run at a time.
 """
 import json
 import multiprocessing
@@ -274,7 +274,7 @@ def main(words):
     if names == list(METHODS) and len(seeds) != 1:
         print(table(found))
         plt.style.use(Path(__file__).parent / "lessons.mplstyle")
-        draw_race(found).savefig(prepare.REPO / "docs" / "race.svg", metadata={"Date": None})
+        draw_race(found).savefig(prepare.REPO / "docs" / "pictures" / "race.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

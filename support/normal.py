@@ -36,15 +36,11 @@ def band(runs):
     bands = {}
     for name in runs[0]:
         x = torch.tensor([list(run[name].values()) for run in runs], dtype=torch.double)    # (n, updates)
-        variance = torch.stack([part.mean() for part in windows(x.var(0))])                 # (updates)
+        rough = x.var(0)                                                                    # (updates)
+        variance = torch.stack([rough[max(0, i - NEIGHBOURS):i + NEIGHBOURS + 1].mean() for i in range(len(rough))])
         reach = t * (1 + 1 / len(runs)) ** 0.5 * variance.sqrt()                            # (updates)
         bands[name] = x.mean(0), x.mean(0) - reach, x.mean(0) + reach
     return bands
-
-
-def windows(x):
-    """Of x (N), for each place its values there and NEIGHBOURS to both sides, as far as there are some."""
-    return [x[max(0, i - NEIGHBOURS):i + NEIGHBOURS + 1] for i in range(len(x))]
 
 
 def write_normal(runs, path=NORMAL):

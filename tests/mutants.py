@@ -528,7 +528,7 @@ MUTANTS = [
     ("support/normal.py", "the band is that of the mean, not of a further run", "(1 + 1 / len(runs)) ** 0.5", "(1 / len(runs)) ** 0.5"),
     ("support/normal.py", "the band forgets the spread of its own mean", "reach = t * (1 + 1 / len(runs)) ** 0.5", "reach = t"),
     ("support/normal.py", "only what is too high is outside", "bands[update][1] <= value <= bands[update][2]", "value <= bands[update][2]"),
-    ("support/normal.py", "the spread is not averaged over neighbours", "x[max(0, i - NEIGHBOURS):i + NEIGHBOURS + 1]", "x[i:i + 1]"),
+    ("support/normal.py", "the spread is not averaged over neighbours", "rough[max(0, i - NEIGHBOURS):i + NEIGHBOURS + 1]", "rough[i:i + 1]"),
     ("support/normal.py", "the last update inside is named, not the first outside", "for update, there in found.items() if not there)", "for update, there in found.items() if there)"),
 ]
 
