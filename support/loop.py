@@ -129,7 +129,7 @@ class Loop:
         self.values.update(state["values"])
         self.step = state["step"]
         if rank() < len(state["rng"]):              # else there were fewer processes, and this one has its seed
-            torch.set_rng_state(state["rng"][rank()])
+            torch.set_rng_state(state["rng"][rank()].clone())       # torch reads where a tensor's storage begins
             for device, rng in zip(range(torch.cuda.device_count()), state["cuda_rng"][rank()]):
                 torch.cuda.set_rng_state(rng, device)
 

@@ -112,7 +112,7 @@ MUTANTS = [
     ("support/optimizer.py", "the learning rate starts at zero", "(step + 1) / max(1, warmup * steps)", "step / max(1, warmup * steps)"),
     ("support/optimizer.py", "the learning rate does not decay", "(1 - done) / (1 - warmup), 1.0)", "1.0)"),
     ("support/optimizer.py", "the learning rate is computed and not used", 'group["lr"] = rate', 'group["lr"] = group["lr"]'),
-    ("support/loop.py", "random numbers are not restored", 'torch.set_rng_state(state["rng"][rank()])', "pass"),
+    ("support/loop.py", "random numbers are not restored", 'torch.set_rng_state(state["rng"][rank()].clone())', "pass"),
     ("support/loop.py", "the last step is not saved, so its end cannot be resumed", "stop or self.step == self.steps or", "stop or"),
     ("support/loop.py", "a signal stops the run without a save", "if stop or self.step == self.steps", "if self.step == self.steps"),
     ("support/loop.py", "what an earlier run left is overwritten", "            set_aside(folder)", "            pass"),

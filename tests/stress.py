@@ -36,8 +36,7 @@ def start(stage, run):
     resume = any((folder / "resume.pt").exists() for folder in folders) or stage == "sft" and is_whole(run / "base")
     command = f"{STAGES[stage][0]} --save_every 1 --device cpu --run {run}" + " --resume" * resume
     return subprocess.Popen([sys.executable, *launcher, *command.split()], cwd=ROOT, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-                            start_new_session=True)             # torchrun and its processes are killed together
+                            stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def is_whole(folder):
@@ -61,16 +60,27 @@ def weights(stage, run):
     return [hashlib.sha256((run / folder / "model.safetensors").read_bytes()).hexdigest() for folder in STAGES[stage][1]]
 
 
+def kill(process):
+    """End a process with -9, and torchrun's workers with it, which would go on without it."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    for number in (process.pid, *map(int, children.read_text().split() if children.exists() else ())):
+        with contextlib.suppress(ProcessLookupError):           # it has just ended
+            os.kill(number, signal.SIGKILL)
+    process.communicate()
+
+
 def kill_once(stage, run, rng, in_a_save):
-    """Start the stage and kill it up to a second after its first step. Returns where it was, None if it was faster."""
+    """Start the stage and kill it up to a second after its first save. Returns where it was, None if that left it
+    nothing to go on with: it had come to its end."""
     logs = {file: file.stat().st_size for file in run.glob("logs/*/events*")}
     process, moment = start(stage, run), None
     while process.poll() is None:
         if moment is None and any(file.stat().st_size > logs.get(file, 0) for file in run.glob("logs/*/events*")):
             moment = time.monotonic() + rng.uniform(0, 1)
         if moment and time.monotonic() > moment and (partial_files(stage, run) or not in_a_save):
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            kill(process)
+            if is_whole(run / stage):
+                return None
             return "while it saved" if partial_files(stage, run) else "between two saves"
         time.sleep(0.001)
     assert process.returncode == 0, process.communicate()[1]
@@ -84,6 +94,7 @@ def kill_and_compare(stage, before, expected, kills, rng):
         while len(places) < kills and not is_whole(run / stage):
             if place := kill_once(stage, run, rng, in_a_save=len(places) % 2 == 0):
                 places.append(place)
+        assert places, f"{stage} came to its end before it could be killed: give it more steps"
         finish(stage, run)
         assert weights(stage, run) == expected, f"{stage}: other weights after the kills {places}"
     return places
