@@ -137,6 +137,14 @@ def test_there_must_be_something_to_resume(run_stage, script, before):
 # ----------------------------------------------------------------------------- signals
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heeded():
+    """A shell that starts the tests in the background lets them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_and_saves(run_stage, quiet, monkeypatch, stage, number):
