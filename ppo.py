@@ -28,7 +28,7 @@ from dataclasses import dataclass, fields
 import torch
 
 import data
-from data.batches import micro_batches, minibatch, pad
+from data.batches import micro_batches, minibatch, pad, row_parts
 from data.encode import encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT, response_logits, response_logprobs, token_logprobs
@@ -192,9 +192,8 @@ def make_experience(actor, critic, reference, reward_model,
     B, R = tokens.shape
 
     # 2  The other three networks read the same tokens, a few rows at a time.
-    size = cfg.micro_batch_size or B
     scores, values, ref_logprobs = [], [], []
-    for part, real in zip(ids.split(size), mask.split(size)):
+    for part, real in row_parts(ids, mask, cfg.micro_batch_size):
         scores.append(reward_model.reward(part, real))  # (rows)
         values.append(state_values(critic, part, real, R))  # (rows, R)
         ref_logprobs.append(response_logprobs(
@@ -222,13 +221,13 @@ def make_experience(actor, critic, reference, reward_model,
 def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
     """A few epochs of clipped steps on one rollout. Returns their mean metrics."""
     monitor = UpdateMonitor(actor)
-    B, R = experience.response_mask.shape
     actions = lambda part: part.response_mask.sum()     # a loss is their mean
     for _ in range(cfg.epochs):
-        for rows in torch.randperm(B).tensor_split(cfg.minibatches):
+        for rows in torch.randperm(len(experience)).tensor_split(cfg.minibatches):
             batch = experience[rows]
             for part, share in micro_batches(batch, cfg.micro_batch_size, actions):
                 ids, seen, mask = part.ids, part.mask, part.response_mask
+                R = mask.shape[1]       # tokens of the longest response
                 logits = response_logits(actor, ids, seen, R, cfg.temperature)
                 logprobs = token_logprobs(logits, ids[:, -R:])      # (rows, R)
                 actor_loss, clipped = policy_loss(

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 import data
-from data.batches import micro_batches, minibatch, pad
+from data.batches import alike, micro_batches, minibatch, pad
 from data.encode import encode_comparisons, encode_prompts
 from data.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
@@ -80,8 +80,8 @@ def accuracy(model, examples, batch_size, device):
     """Share of the pairs whose chosen text has the higher score (a tie is a miss), and that share for the
     rule "the longer one wins", which a reward model must beat to have learned more than length."""
     hits, longer, pairs = 0, 0, 0
-    for i in range(0, len(examples), batch_size):
-        chosen, rejected = score_pairs(model, examples[i:i + batch_size], device)
+    for part in alike(examples, batch_size):
+        chosen, rejected = score_pairs(model, part, device)
         hits += (chosen > rejected).sum().item()
         pairs += len(chosen)
     for _, ranking in examples:

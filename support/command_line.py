@@ -30,7 +30,7 @@ class Flags:
 class TrainingFlags(Flags):
     """The further flags that the training scripts share."""
     train: str = "all"          # weights that move: all, last:N blocks, lora:R adapters of rank R; a scalar head always
-    micro_batch_size: int = 0   # examples of a batch at a time: less memory, the same gradient; 0 is all
+    micro_batch_size: int = 0   # examples of a batch at a time: less memory and padding, the same gradient; 0 is all
     save_every: int = 0         # steps between two saves to resume from; 0 is one every ten minutes
     resume: bool = False        # go on from the last save of this run
 

@@ -145,6 +145,13 @@ MUTANTS = [
     ("sft.py", "micro-batches are not weighted", "part_loss = share * sft_loss", "part_loss = sft_loss"),
     ("sft.py", "micro-batches count alike", "cfg.micro_batch_size, learned_tokens)", "cfg.micro_batch_size, lambda example: 1)"),
     ("sft.py", "all weights move whatever --train says", "    set_trainable(model, cfg.train)\n", ""),
+    ("data/batches.py", "micro-batches of texts are as they come", "batch = sorted(batch, key=length)", "batch = list(batch)"),
+    ("data/batches.py", "a ranking is as long as it has completions", "if isinstance(text, list)), default=len(rest))", "if isinstance(text, str)), default=len(rest))"),
+    ("data/batches.py", "micro-batches of a rollout are as they come", "batch.mask.sum(1).argsort(stable=True)", "batch.mask.sum(1).argsort().sort().values"),
+    ("data/batches.py", "micro-batches of a rollout keep their padding", "seen = slice(first_token(experience.mask), P + R)", "seen = slice(0, P + R)"),
+    ("data/batches.py", "a column too many is cut off", "return mask.any(0).int().argmax()", "return mask.any(0).int().argmax() + 1"),
+    ("data/batches.py", "the shortest response cuts the others", "experience.response_mask.sum(1).max()", "experience.response_mask.sum(1).min()"),
+    ("data/batches.py", "rows are scored in the wrong halves", "zip(ids.split(size or len(ids)), mask.split(size or len(ids)))", "zip(ids.split(size or len(ids)), mask.flip(0).split(size or len(ids)))"),
     ("data/batches.py", "micro-batches weigh examples", "yield part, weight(part) / whole", "yield part, len(part) / len(batch)"),
     # ------------------------------------------------------------------------- reward.py
     ("reward.py", "the sign of the pairwise loss", "-F.logsigmoid(chosen - rejected)", "-F.logsigmoid(rejected - chosen)"),

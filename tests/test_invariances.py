@@ -221,6 +221,28 @@ def test_a_rollout_is_the_same_in_micro_batches():
         close(getattr(parts, field.name), getattr(whole, field.name), 1e-5)
 
 
+def test_micro_batches_of_a_rollout_have_each_row_once_and_no_empty_column():
+    def rows(part):
+        """Tokens and returns of each row, without padding."""
+        return sorted((ids[real].tolist(), returns[actions].tolist()) for ids, real, returns, actions in zip(
+            part.ids, part.mask, part.returns, part.response_mask))
+    got = rollout()
+    parts = [part for part, _ in micro_batches(got, 3, lambda part: part.response_mask.sum())]
+    assert sorted(sum(map(rows, parts), [])) == rows(got)
+    lengths = [part.mask.sum(1).tolist() for part in parts]
+    assert all(max(shorter) <= min(longer) for shorter, longer in zip(lengths, lengths[1:]))
+    assert all(part.mask.any(0).all() and part.response_mask.any(0).all() for part in parts)
+    assert any(part.ids.shape[1] < got.ids.shape[1] and part.returns.shape[1] < got.returns.shape[1] for part in parts)
+
+
 def test_the_shares_of_micro_batches_are_those_of_their_weight():
-    assert list(micro_batches([1, 2, 5], 2, weight=sum)) == [([1, 2], 3 / 8), ([5], 5 / 8)]
-    assert list(micro_batches([1, 2, 5], 0, weight=sum)) == [([1, 2, 5], 1.0)]
+    batch, weight = [([1], [2] * n) for n in (5, 1, 2)], lambda part: sum(len(completion) for _, completion in part)
+    assert list(micro_batches(batch, 2, weight)) == [([batch[1], batch[2]], 3 / 8), ([batch[0]], 5 / 8)]
+    assert list(micro_batches(batch, 0, weight)) == [(batch, 1.0)]
+
+
+def test_micro_batches_hold_texts_of_like_length():
+    """Rankings of one, three and two completions; the longest text of each has 7, 2 and 5 tokens."""
+    rankings = [([1, 1], [[2], [2] * 5]), ([1], [[2], [3], [4]]), ([1, 1, 1], [[2, 2], [3]])]
+    parts = [part for part, _ in micro_batches(rankings, 1, weight=len)]
+    assert parts == [[rankings[1]], [rankings[2]], [rankings[0]]]
