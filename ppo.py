@@ -221,13 +221,14 @@ def make_experience(actor, critic, reference, reward_model,
 def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
     """A few epochs of clipped steps on one rollout. Returns their mean metrics."""
     monitor = UpdateMonitor(actor)
+    B = len(experience)
     actions = lambda part: part.response_mask.sum()     # a loss is their mean
     for _ in range(cfg.epochs):
-        for rows in torch.randperm(len(experience)).tensor_split(cfg.minibatches):
+        for rows in torch.randperm(B).tensor_split(cfg.minibatches):
             batch = experience[rows]
             for part, share in micro_batches(batch, cfg.micro_batch_size, actions):
                 ids, seen, mask = part.ids, part.mask, part.response_mask
-                R = mask.shape[1]       # tokens of the longest response
+                R = mask.shape[1]
                 logits = response_logits(actor, ids, seen, R, cfg.temperature)
                 logprobs = token_logprobs(logits, ids[:, -R:])      # (rows, R)
                 actor_loss, clipped = policy_loss(
