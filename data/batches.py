@@ -47,12 +47,12 @@ def alike(batch, size):
     """Parts of at most `size` examples of like length. A part is padded to its own longest text, so of real dialogues,
     which have from ten to a thousand tokens, this leaves half of the padding or less."""
     if isinstance(batch, list):
-        batch = sorted(batch, key=length)
+        batch = sorted(batch, key=longest)
         return [batch[i:i + size] for i in range(0, len(batch), size)]
     return [trimmed(batch[rows]) for rows in batch.mask.sum(1).argsort(stable=True).split(size)]
 
 
-def length(example):
+def longest(example):
     """Tokens of the longest text of (prompt ids, completion ids) or (prompt ids, [completion ids, …])."""
     prompt, rest = example
     return len(prompt) + max((len(text) for text in rest if isinstance(text, list)), default=len(rest))

@@ -50,14 +50,17 @@ def plan(out, seeds, short):
     """{kind: what `story` is given for each seed}; a run that starts from another's models comes after it."""
     kinds = {}
 
-    def add(kind, flags, models=None):
+    def add(kind, flags, models=None, copied=("sft", "reward")):
         flags = {stage: {**flags.get(stage, {}), **short.get(stage, {})}
                  for stage in ("sft", "reward", "ppo", "evaluate")}
         kinds[kind] = [{"run": str(out / kind.replace(" ", "_") / str(seed)), "seed": seed, "flags": flags,
-                        "models": kinds[models][seed]["run"] if models else None} for seed in seeds]
+                        "models": kinds[models][seed]["run"] if models else None, "copied": copied} for seed in seeds]
 
     add(f"{DEFAULT}", {})
-    add("no penalty", {"ppo": {"kl_coef": 0.0, "steps": 200}}, models=f"{DEFAULT}")
+    no_penalty = {"ppo": {"kl_coef": 0.0, "steps": 200}}
+    add("no penalty", no_penalty, models=f"{DEFAULT}")
+    tenth = {"reward": {"steps": reward.Config.steps // 10}}
+    add("weak reward model", no_penalty | tenth, models=f"{DEFAULT}", copied=("sft",))
     for unified in (False, True):
         for width in WIDTHS:
             if (width, unified) != (DEFAULT, False):
@@ -107,21 +110,22 @@ def curves(runs, folder):
     save(figure, folder, "curves")
 
 
-def over_optimisation(runs, folder):
+def over_optimisation(kinds, folder):
     """Without the penalty: proxy and judge over √KL (Gao et al., arXiv:2210.10760), both in standard deviations of the
-    SFT model's answers, which are those of the first rollout. A line for each seed."""
-    figure, axis = plt.subplots(figsize=(5.5, 3))
-    for run in runs:
-        rows = read(run, "heard.json")
-        start = rows[0]
-        deviation = start["judge_std"] or 1
-        gains = {PROXY: [row["proxy"] - start["proxy"] for row in rows],
-                 JUDGE: [(row["judge"] - start["judge"]) / deviation for row in rows]}
-        for colour, gain in gains.items():
-            axis.plot(smooth([max(row["kl"], 0) ** 0.5 for row in rows]), smooth(gain), color=colour, ls="-", lw=1)
-    axis.set(xlabel="√KL to SFT, √nats", ylabel="gain, deviations of SFT's answers",
-             title="without the KL penalty, a line for each seed")
-    axis.legend(axis.lines[:2], ["reward model (proxy)", "judge"])
+    SFT model's answers, which are those of the first rollout. A line for each seed, an axis for each reward model."""
+    figure, axes = plt.subplots(1, len(kinds), figsize=(9, 3), sharex=True, sharey=True, squeeze=False)
+    for axis, (title, runs) in zip(axes[0], kinds.items()):
+        for run in runs:
+            rows = read(run, "heard.json")
+            start = rows[0]
+            deviation = start["judge_std"] or 1
+            gains = {PROXY: [row["proxy"] - start["proxy"] for row in rows],
+                     JUDGE: [(row["judge"] - start["judge"]) / deviation for row in rows]}
+            for colour, gain in gains.items():
+                axis.plot(smooth([max(row["kl"], 0) ** 0.5 for row in rows]), smooth(gain), color=colour, ls="-", lw=1)
+        axis.set(xlabel="√KL to SFT, √nats", title=title)
+    axes[0][0].set_ylabel("gain, deviations of SFT's answers")
+    axes[0][0].legend(axes[0][0].lines[:2], ["reward model (proxy)", "judge"])
     save(figure, folder, "over_optimisation")
 
 
@@ -200,8 +204,10 @@ def main(seeds=5, out=ROOT / "out" / "figures", pictures=ROOT / "docs" / "pictur
         curves(default, pictures)
         by_length(default, pictures)
         write_normal([read_curves(Path(run["run"]) / "logs" / "ppo") for run in default], normal)
-    if "no penalty" in there:
-        over_optimisation(there["no penalty"], pictures)
+    without = {"reward model: 1,200 steps": "no penalty", "120 steps": "weak reward model"}
+    without = {title: there[kind] for title, kind in without.items() if kind in there}
+    if without:
+        over_optimisation(without, pictures)
     if set(map(str, WIDTHS)) <= there.keys():
         sizes(there, pictures)
 

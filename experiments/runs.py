@@ -58,24 +58,24 @@ class Heard(ppo.Loop):
         (self.folder.parent / "heard.json").write_text(json.dumps(self.rows))
 
 
-def story(run, seed, flags, models=None):
-    """All stages in the folder `run`, SFT and reward model copied from the run `models` if that is given. `flags` has
-    those of each script by its name. Leaves evaluation.json, heard.json, and stages.json with the SFT model's held-out
-    loss (nats a token), the reward model's held-out accuracy, and the number of weights."""
+def story(run, seed, flags, models=None, copied=("sft", "reward")):
+    """All stages in the folder `run`; those of `copied` are not trained but taken from the run `models`, if that is
+    given. `flags` has those of each script by its name. Leaves evaluation.json, heard.json, and stages.json with the SFT
+    model's held-out loss (nats a token), the reward model's held-out accuracy, and the number of weights."""
     run, said = Path(run), io.StringIO()
     common = {"run": str(run), "seed": seed, "device": "cpu"}
-    if models:
-        for stage in ("sft", "reward"):
-            shutil.copytree(Path(models) / stage, run / stage, dirs_exist_ok=True)
-    else:
-        with contextlib.redirect_stdout(said):
+    for stage in copied if models else ():
+        shutil.copytree(Path(models) / stage, run / stage, dirs_exist_ok=True)
+    with contextlib.redirect_stdout(said):
+        if not (models and "sft" in copied):
             sft.main(sft.Config(**common, **flags.get("sft", {})))
+        if not (models and "reward" in copied):
             reward.main(reward.Config(**common, **flags.get("reward", {})))
-        loss = re.search(r"held-out loss ([\d.]+)", said.getvalue())
-        accuracy = re.search(r"accuracy ([\d.]+)%", said.getvalue())
-        weights = parameter_count(GPT.from_pretrained(run / "sft"))[1]
-        (run / "stages.json").write_text(json.dumps(
-            {"sft_loss": float(loss[1]), "accuracy": float(accuracy[1]), "weights": weights}))
+    found = {name: re.search(pattern, said.getvalue()) for name, pattern in (
+        ("sft_loss", r"held-out loss ([\d.]+)"), ("accuracy", r"accuracy ([\d.]+)%"))}
+    numbers = {name: float(match[1]) for name, match in found.items() if match}
+    weights = parameter_count(GPT.from_pretrained(run / "sft"))[1]
+    (run / "stages.json").write_text(json.dumps({**numbers, "weights": weights}))
     with mock.patch.object(ppo, "Loop", Heard):
         ppo.main(ppo.Config(**common, **flags.get("ppo", {})))
     evaluate.main(evaluate.Config(**common, **flags.get("evaluate", {}), json=str(run / "evaluation.json")))

@@ -11,6 +11,15 @@ import tiny
 
 torch.set_num_threads(1)
 
+MATHS = ("gpt", "gradients", "invariances", "maths", "methods", "optimum", "ppo", "reward", "sft")
+
+
+def pytest_collection_modifyitems(items):
+    """`-m maths` runs the fast tests of these files."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in MATHS and not item.get_closest_marker("slow"):
+            item.add_marker("maths")
+
 
 @pytest.fixture
 def quiet(monkeypatch):

@@ -145,7 +145,7 @@ MUTANTS = [
     ("sft.py", "micro-batches are not weighted", "part_loss = share * sft_loss", "part_loss = sft_loss"),
     ("sft.py", "micro-batches count alike", "cfg.micro_batch_size, learned_tokens)", "cfg.micro_batch_size, lambda example: 1)"),
     ("sft.py", "all weights move whatever --train says", "    set_trainable(model, cfg.train)\n", ""),
-    ("data/batches.py", "micro-batches of texts are as they come", "batch = sorted(batch, key=length)", "batch = list(batch)"),
+    ("data/batches.py", "micro-batches of texts are as they come", "batch = sorted(batch, key=longest)", "batch = list(batch)"),
     ("data/batches.py", "a ranking is as long as it has completions", "if isinstance(text, list)), default=len(rest))", "if isinstance(text, str)), default=len(rest))"),
     ("data/batches.py", "micro-batches of a rollout are as they come", "batch.mask.sum(1).argsort(stable=True)", "batch.mask.sum(1).argsort().sort().values"),
     ("data/batches.py", "micro-batches of a rollout keep their padding", "seen = slice(first_token(experience.mask), P + R)", "seen = slice(0, P + R)"),
