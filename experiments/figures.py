@@ -3,7 +3,8 @@
     python experiments/figures.py           trains what is missing in out/figures, then draws: hours on one core
     python experiments/figures.py --draw    draws what there is
 
-Writes docs/pictures/*.svg, which read on a light and on a dark page, and support/normal.csv; prints the table of sizes.
+Writes docs/pictures/*.svg, which read on a light and on a dark page, and support/normal.csv; prints the tables of
+docs/ablations.md (over-optimisation) and docs/sizes.md.
 """
 import argparse
 import json
@@ -59,8 +60,9 @@ def plan(out, seeds, short):
     add(f"{DEFAULT}", {})
     no_penalty = {"ppo": {"kl_coef": 0.0, "steps": 200}}
     add("no penalty", no_penalty, models=f"{DEFAULT}")
-    tenth = {"reward": {"steps": reward.Config.steps // 10}}
+    tenth = {"reward": {"steps": reward.Config.steps // 10}}        # a tenth of the usual comparisons
     add("weak reward model", no_penalty | tenth, models=f"{DEFAULT}", copied=("sft",))
+    add("weak reward model penalised", {"ppo": {"steps": 200}}, models="weak reward model")
     for unified in (False, True):
         for width in WIDTHS:
             if (width, unified) != (DEFAULT, False):
@@ -111,22 +113,32 @@ def curves(runs, folder):
 
 
 def over_optimisation(kinds, folder):
-    """Without the penalty: proxy and judge over √KL (Gao et al., arXiv:2210.10760), both in standard deviations of the
-    SFT model's answers, which are those of the first rollout. A line for each seed, an axis for each reward model."""
-    figure, axes = plt.subplots(1, len(kinds), figsize=(9, 3), sharex=True, sharey=True, squeeze=False)
+    """Proxy and judge over √KL (Gao et al., arXiv:2210.10760), both in standard deviations of the SFT model's answers,
+    which are those of the first rollout. A line for each seed, a picture for each of `kinds`."""
+    figure, axes = plt.subplots(1, len(kinds), figsize=(10, 3), sharey=True, squeeze=False)
     for axis, (title, runs) in zip(axes[0], kinds.items()):
-        for run in runs:
-            rows = read(run, "heard.json")
+        for rows in (read(run, "heard.json") for run in runs):
             start = rows[0]
-            deviation = start["judge_std"] or 1
             gains = {PROXY: [row["proxy"] - start["proxy"] for row in rows],
-                     JUDGE: [(row["judge"] - start["judge"]) / deviation for row in rows]}
+                     JUDGE: [(row["judge"] - start["judge"]) / (start["judge_std"] or 1) for row in rows]}
             for colour, gain in gains.items():
                 axis.plot(smooth([max(row["kl"], 0) ** 0.5 for row in rows]), smooth(gain), color=colour, ls="-", lw=1)
         axis.set(xlabel="√KL to SFT, √nats", title=title)
     axes[0][0].set_ylabel("gain, deviations of SFT's answers")
     axes[0][0].legend(axes[0][0].lines[:2], ["reward model (proxy)", "judge"])
     save(figure, folder, "over_optimisation")
+
+
+def ends(kinds):
+    """Prints where the same runs end, as means of the last ten rollouts, and the judge's highest score on the way."""
+    print("| | judge: at its best | in the end | proxy in the end | ideal in the end | worst seed | KL |\n|" + "---|" * 7)
+    for title, runs in kinds.items():
+        heard = [read(run, "heard.json") for run in runs]
+        best = fmean(max(smooth([row["judge"] for row in rows])) for rows in heard)
+        judge, proxy, ideal, kl = ([fmean(row[key] for row in rows[-10:]) for rows in heard]
+                                   for key in ("judge", "proxy", "ideal", "kl"))
+        print(f"| {title} | {best:.2f} | {fmean(judge):.2f} | {fmean(proxy):.2f} | {fmean(ideal):.1%} | {min(ideal):.1%} | "
+              f"{min(kl):.1f} to {max(kl):.1f} |")
 
 
 def smooth(values, reach=3):
@@ -204,10 +216,11 @@ def main(seeds=5, out=ROOT / "out" / "figures", pictures=ROOT / "docs" / "pictur
         curves(default, pictures)
         by_length(default, pictures)
         write_normal([read_curves(Path(run["run"]) / "logs" / "ppo") for run in default], normal)
-    without = {"reward model: 1,200 steps": "no penalty", "120 steps": "weak reward model"}
-    without = {title: there[kind] for title, kind in without.items() if kind in there}
-    if without:
-        over_optimisation(without, pictures)
+    pushed = {"1,200 steps, β 0": "no penalty", "120 steps, β 0": "weak reward model",
+              "120 steps, β 0.05": "weak reward model penalised"}
+    if pushed := {title: there[kind] for title, kind in pushed.items() if kind in there}:
+        over_optimisation(pushed, pictures)
+        ends(pushed)
     if set(map(str, WIDTHS)) <= there.keys():
         sizes(there, pictures)
 
