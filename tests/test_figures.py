@@ -37,6 +37,16 @@ def test_the_judge_hears_each_answer_with_its_own_prompt(tmp_path, monkeypatch):
                            "ideal": 0.5, "proxy": 0.5, "kl": 2.0}]
 
 
+def test_the_table_of_over_optimisation_is_about_the_last_ten_rollouts(tmp_path, capsys):
+    import figures
+    for seed, last in enumerate((1.0, 3.0)):                        # on the way ten rollouts were better
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "heard.json").write_text(json.dumps([
+            {"judge": 9.0 if 10 <= i < 20 else last, "proxy": i, "ideal": last / 4, "kl": last} for i in range(30)]))
+    figures.ends({"pushed": [{"run": str(tmp_path / seed)} for seed in "01"]})
+    assert "| pushed | 9.00 | 2.00 | 24.50 | 50.0% | 25.0% | 1.0 to 3.0 |" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_all_pictures_are_drawn_from_short_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TQDM_DISABLE", "1")
@@ -52,4 +62,8 @@ def test_all_pictures_are_drawn_from_short_runs(tmp_path, monkeypatch, capsys):
     assert ppo.Loop is Loop                                             # the judge has left
     assert len(json.loads((tmp_path / "runs" / "64" / "0" / "heard.json").read_text())) == 3
     assert len(read_normal(tmp_path / "normal.csv")["objective/kl"]) == 3
-    assert capsys.readouterr().out.count("one for all stages") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("one for all stages") == 1 and printed.count("| 120 steps, β 0") == 2
+    sft = [(tmp_path / "runs" / kind / "1" / "sft" / "model.safetensors").read_bytes()
+           for kind in ("64", "weak_reward_model", "weak_reward_model_penalised")]
+    assert sft[0] == sft[1] == sft[2]
