@@ -228,7 +228,7 @@ def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
             batch = experience[rows]
             for part, share in micro_batches(batch, cfg.micro_batch_size, actions):
                 ids, seen, mask = part.ids, part.mask, part.response_mask
-                R = mask.shape[1]
+                R = mask.shape[1]  # longest
                 logits = response_logits(actor, ids, seen, R, cfg.temperature)
                 logprobs = token_logprobs(logits, ids[:, -R:])      # (rows, R)
                 actor_loss, clipped = policy_loss(

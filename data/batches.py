@@ -1,4 +1,4 @@
-"""From lists of token ids to padded tensors. Masks come from lengths, never from comparing ids."""
+"""Batches: which rows, padded to tensors, and in parts. Masks come from lengths, never from comparing ids."""
 from dataclasses import replace
 
 import torch
@@ -32,48 +32,51 @@ def minibatch(rows, size, step, seed):
 
 
 def micro_batches(batch, size, weight):
-    """A batch in parts of at most `size` examples (0: in one), each with its share of the whole batch's weight, that of
-    all processes.
+    """A batch, a list of examples or a rollout, in parts of at most `size` (0: in one), each with its share of the
+    whole batch's weight, that of all processes.
 
     A loss is a mean over tokens or pairs. Its gradient is the sum of the parts' gradients only if each part
     counts by how many of them it has, weight(part); a plain mean over parts would favour short texts.
     """
     whole = total(weight(batch))
-    for part in alike(batch, size) if size else [batch]:
+    parts = [batch] if not size else alike(batch, size) if isinstance(batch, list) else rows_alike(batch, size)
+    for part in parts:
         yield part, weight(part) / whole
 
 
-def alike(batch, size):
-    """Parts of at most `size` examples of like length. A part is padded to its own longest text, so of real dialogues,
-    which have from ten to a thousand tokens, this leaves half of the padding or less."""
-    if isinstance(batch, list):
-        batch = sorted(batch, key=longest)
-        return [batch[i:i + size] for i in range(0, len(batch), size)]
-    return [trimmed(batch[rows]) for rows in batch.mask.sum(1).argsort(stable=True).split(size)]
+def alike(examples, size):
+    """Parts of at most `size` examples of like length: each is padded to its own longest text, and the lengths of real
+    dialogues differ a hundredfold."""
+    examples = sorted(examples, key=longest)
+    return [examples[i:i + size] for i in range(0, len(examples), size)]
 
 
 def longest(example):
     """Tokens of the longest text of (prompt ids, completion ids) or (prompt ids, [completion ids, …])."""
     prompt, rest = example
-    return len(prompt) + max((len(text) for text in rest if isinstance(text, list)), default=len(rest))
+    completions = rest if isinstance(rest[0], list) else [rest]
+    return len(prompt) + max(map(len, completions))
 
 
-def trimmed(experience):
-    """The rows of a rollout (see ppo.py) without the columns that are padding in all of them."""
-    P = experience.ids.shape[1] - experience.response_mask.shape[1]
-    R = experience.response_mask.sum(1).max()                   # actions of the longest response
-    seen = slice(first_token(experience.mask), P + R)
-    return replace(experience, **{name: value[:, seen] if name in ("ids", "mask") else value[:, :R]
-                                  for name, value in vars(experience).items() if value.ndim == 2})
+def rows_alike(experience, size):
+    """The same of a rollout (see ppo.py), without the columns that are padding in all rows of a part."""
+    for rows in experience.mask.sum(1).argsort(stable=True).split(size):
+        part = experience[rows]
+        R = part.response_mask.shape[1]
+        P, longest_response = part.ids.shape[1] - R, part.response_mask.sum(1).max().item()
+        seen = slice(first_token(part.mask), P + longest_response)
+        yield replace(part, **{name: value[:, seen] if name in ("ids", "mask") else value[:, :longest_response]
+                               for name, value in vars(part).items() if value.ndim == 2})
 
 
 def row_parts(ids, mask, size):
     """Rows (B, T) in parts of at most `size` (0: in one), without the columns on the left that are all padding."""
-    for part, real in zip(ids.split(size or len(ids)), mask.split(size or len(ids))):
+    size = size or len(ids)
+    for part, real in zip(ids.split(size), mask.split(size)):
         first = first_token(real)
         yield part[:, first:], real[:, first:]
 
 
 def first_token(mask):
     """The first column of mask (B, T) in which a row has a token."""
-    return mask.any(0).int().argmax()
+    return mask.any(0).int().argmax().item()

@@ -6,7 +6,7 @@ import torch
 
 import reward
 import sft
-from data.batches import micro_batches, pad
+from data.batches import micro_batches, pad, row_parts
 from ppo import Experience, learn, make_experience, policy_loss, value_loss
 from reward import pairwise_loss, score_pairs
 from sft import sft_loss
@@ -233,6 +233,15 @@ def test_micro_batches_of_a_rollout_have_each_row_once_and_no_empty_column():
     assert all(max(shorter) <= min(longer) for shorter, longer in zip(lengths, lengths[1:]))
     assert all(part.mask.any(0).all() and part.response_mask.any(0).all() for part in parts)
     assert any(part.ids.shape[1] < got.ids.shape[1] and part.returns.shape[1] < got.returns.shape[1] for part in parts)
+
+
+def test_parts_of_rows_lose_the_padding_that_all_their_rows_have_on_the_left():
+    ids, mask = pad([[1, 2], [3], [4, 5, 6], [7]], left=True)
+    parts = [(part.tolist(), real.tolist()) for part, real in row_parts(ids, mask, 2)]
+    assert parts == [([[1, 2], [0, 3]], [[True, True], [False, True]]),
+                     ([[4, 5, 6], [0, 0, 7]], [[True] * 3, [False, False, True]])]
+    whole, = row_parts(ids, mask, 0)
+    assert all(map(torch.equal, whole, (ids, mask)))
 
 
 def test_the_shares_of_micro_batches_are_those_of_their_weight():
