@@ -81,3 +81,8 @@ def test_the_readme_comes_to_the_point():
 def test_ppo_is_read_without_long_lines():
     widths = [len(line) for line in (ROOT / "ppo.py").read_text().splitlines() if line.strip()]
     assert sum(widths) / len(widths) <= 60
+
+
+def test_the_mathematics_has_all_its_files():
+    from conftest import MATHS
+    assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in MATHS)
