@@ -34,6 +34,9 @@ PROXY, JUDGE = "#3d85c6", "#e07b20"
 WIDTHS = (32, 64, 128)      # channels: about 75 thousand, 250 thousand, 0.9 million weights
 DEFAULT = 64
 UNIFIED = 1e-3              # one rate for all stages, at the default width
+STEPS, FEW = reward.Config.steps, reward.Config.steps // 10     # few: a reward model of a tenth of the comparisons
+PUSHED = {"no penalty": f"reward model of {STEPS:,} steps, β 0", "weak reward model": f"of {FEW} steps, β 0",
+          "weak reward model penalised": f"of {FEW} steps, β {ppo.Config.kl_coef}"}     # 200 updates against each
 
 
 def rates(width, unified):
@@ -60,8 +63,7 @@ def plan(out, seeds, short):
     add(f"{DEFAULT}", {})
     no_penalty = {"ppo": {"kl_coef": 0.0, "steps": 200}}
     add("no penalty", no_penalty, models=f"{DEFAULT}")
-    tenth = {"reward": {"steps": reward.Config.steps // 10}}        # a tenth of the usual comparisons
-    add("weak reward model", no_penalty | tenth, models=f"{DEFAULT}", copied=("sft",))
+    add("weak reward model", no_penalty | {"reward": {"steps": FEW}}, models=f"{DEFAULT}", copied=("sft",))
     add("weak reward model penalised", {"ppo": {"steps": 200}}, models="weak reward model")
     for unified in (False, True):
         for width in WIDTHS:
@@ -114,7 +116,7 @@ def curves(runs, folder):
 
 def over_optimisation(kinds, folder):
     """Proxy and judge over √KL (Gao et al., arXiv:2210.10760), both in standard deviations of the SFT model's answers,
-    which are those of the first rollout. A line for each seed, a picture for each of `kinds`."""
+    which are those of the first rollout. A line for each seed, a plot for each of `kinds`, {title: runs}."""
     figure, axes = plt.subplots(1, len(kinds), figsize=(10, 3), sharey=True, squeeze=False)
     for axis, (title, runs) in zip(axes[0], kinds.items()):
         for rows in (read(run, "heard.json") for run in runs):
@@ -130,15 +132,19 @@ def over_optimisation(kinds, folder):
 
 
 def ends(kinds):
-    """Prints where the same runs end, as means of the last ten rollouts, and the judge's highest score on the way."""
-    print("| | judge: at its best | in the end | proxy in the end | ideal in the end | worst seed | KL |\n|" + "---|" * 7)
+    """Prints where the same runs end, as means of the last ten rollouts, and where the judge's score was best."""
+    print("| | judge at its best | after updates | at a KL of | judge in the end | proxy | ideal | worst seed | KL |\n|"
+          + "---|" * 9)
     for title, runs in kinds.items():
         heard = [read(run, "heard.json") for run in runs]
-        best = fmean(max(smooth([row["judge"] for row in rows])) for rows in heard)
+        judged = [smooth([row["judge"] for row in rows]) for rows in heard]
+        at = [curve.index(max(curve)) for curve in judged]
+        best_kl = [smooth([row["kl"] for row in rows])[i] for rows, i in zip(heard, at)]
         judge, proxy, ideal, kl = ([fmean(row[key] for row in rows[-10:]) for rows in heard]
                                    for key in ("judge", "proxy", "ideal", "kl"))
-        print(f"| {title} | {best:.2f} | {fmean(judge):.2f} | {fmean(proxy):.2f} | {fmean(ideal):.1%} | {min(ideal):.1%} | "
-              f"{min(kl):.1f} to {max(kl):.1f} |")
+        print(f"| {title} | {fmean(map(max, judged)):.2f} | {min(at)} to {max(at)} | {min(best_kl):.1f} to "
+              f"{max(best_kl):.1f} | {fmean(judge):.2f} | {fmean(proxy):.2f} | {fmean(ideal):.1%} | {min(ideal):.1%} "
+              f"| {min(kl):.1f} to {max(kl):.1f} |")
 
 
 def smooth(values, reach=3):
@@ -216,9 +222,7 @@ def main(seeds=5, out=ROOT / "out" / "figures", pictures=ROOT / "docs" / "pictur
         curves(default, pictures)
         by_length(default, pictures)
         write_normal([read_curves(Path(run["run"]) / "logs" / "ppo") for run in default], normal)
-    pushed = {"1,200 steps, β 0": "no penalty", "120 steps, β 0": "weak reward model",
-              "120 steps, β 0.05": "weak reward model penalised"}
-    if pushed := {title: there[kind] for title, kind in pushed.items() if kind in there}:
+    if pushed := {title: there[kind] for kind, title in PUSHED.items() if kind in there}:
         over_optimisation(pushed, pictures)
         ends(pushed)
     if set(map(str, WIDTHS)) <= there.keys():

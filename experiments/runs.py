@@ -59,23 +59,22 @@ class Heard(ppo.Loop):
 
 
 def story(run, seed, flags, models=None, copied=("sft", "reward")):
-    """All stages in the folder `run`; those of `copied` are not trained but taken from the run `models`, if that is
-    given. `flags` has those of each script by its name. Leaves evaluation.json, heard.json, and stages.json with the SFT
-    model's held-out loss (nats a token), the reward model's held-out accuracy, and the number of weights."""
-    run, said = Path(run), io.StringIO()
+    """All stages in the folder `run`, those of `copied` taken from the run `models` if that is given. `flags` has those
+    of each script by its name. Leaves evaluation.json, heard.json, and stages.json: the number of weights and, of the
+    stages that were trained, the SFT model's held-out loss (nats a token) and the reward model's held-out accuracy."""
+    run, said, numbers, copied = Path(run), io.StringIO(), {}, copied if models else ()
     common = {"run": str(run), "seed": seed, "device": "cpu"}
-    for stage in copied if models else ():
+    for stage in copied:
         shutil.copytree(Path(models) / stage, run / stage, dirs_exist_ok=True)
     with contextlib.redirect_stdout(said):
-        if not (models and "sft" in copied):
+        if "sft" not in copied:
             sft.main(sft.Config(**common, **flags.get("sft", {})))
-        if not (models and "reward" in copied):
+            numbers["sft_loss"] = float(re.search(r"held-out loss ([\d.]+)", said.getvalue())[1])
+        if "reward" not in copied:
             reward.main(reward.Config(**common, **flags.get("reward", {})))
-    found = {name: re.search(pattern, said.getvalue()) for name, pattern in (
-        ("sft_loss", r"held-out loss ([\d.]+)"), ("accuracy", r"accuracy ([\d.]+)%"))}
-    numbers = {name: float(match[1]) for name, match in found.items() if match}
-    weights = parameter_count(GPT.from_pretrained(run / "sft"))[1]
-    (run / "stages.json").write_text(json.dumps({**numbers, "weights": weights}))
+            numbers["accuracy"] = float(re.search(r"accuracy ([\d.]+)%", said.getvalue())[1])
+    numbers["weights"] = parameter_count(GPT.from_pretrained(run / "sft"))[1]
+    (run / "stages.json").write_text(json.dumps(numbers))
     with mock.patch.object(ppo, "Loop", Heard):
         ppo.main(ppo.Config(**common, **flags.get("ppo", {})))
     evaluate.main(evaluate.Config(**common, **flags.get("evaluate", {}), json=str(run / "evaluation.json")))
