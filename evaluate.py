@@ -23,9 +23,9 @@ from statistics import fmean as mean
 import torch
 
 import data
-from data.batches import pad
-from data.encode import encode_prompts
-from data.tokenizer import Tokenizer
+from text.batches import pad
+from text.encode import encode_prompts
+from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT, response_logprobs
 from judges import open_judge
 from judges.agreement import agreement, siblings
@@ -33,10 +33,10 @@ from judges.by_length import by_length
 from judges.report import report, show_samples
 from judges.win_rate import win_rate
 from support import UserError
-from support.card import add_evaluation
+from export.card import add_evaluation
 from support.command_line import Flags, launch, start
 from support.files import write_whole
-from support.normal import compare
+from judges.normal import compare
 from support.runs import find_model
 
 

@@ -1,13 +1,16 @@
-"""GPT-2, written out: the model, generation with a key-value cache, the scalar head of reward model and critic.
+"""GPT-2, written out: the model, generation with a key-value cache, and the scalar head that
+turns it into a reward model or a critic.
 
-    python gpt.py out/toy/sft out/toy/ppo       talk to checkpoints side by side; gpt2 to gpt2-xl are downloaded
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". No dropout: PPO
+compares the probabilities of two passes over the same text, and dropout would change them.
+
+`python chat.py out/toy/ppo` talks to a model that is trained.
 
 Axes: B batch, T tokens of this call, S tokens so far (cached and new), C channels, H heads,
 D channels of a head (C / H), V vocabulary, P prompt tokens, R response tokens.
-
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; no dropout, which PPO's ratio would see.
 """
 import math
+import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -16,7 +19,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from support import UserError
-from support.chat import talk
 from support.checkpoint import read_shape, read_weights, write_model
 from support.hub import find_folder
 from support.trainable import merged_state
@@ -32,7 +34,7 @@ class GPTConfig:
     n_embd: int = 768
     eos_token_id: int = 50256
 
-# ----------------------------------------------------------------------------- the model
+# ---------- the model
 
 class KVCache:
     """Keys and values of one layer for all tokens so far, so that each token is computed once."""
@@ -50,24 +52,26 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Each token collects values from the tokens it may see, weighted by how well its query meets their keys."""
+    """Each token collects values from the tokens it may see, weighted by how well its query
+    matches their keys."""
 
     def __init__(self, config):
         super().__init__()
         if config.n_embd % config.n_head:
-            raise UserError(f"{config.n_embd} channels can't be divided evenly among {config.n_head} heads")
+            raise UserError(f"{config.n_embd} channels can't be divided evenly among "
+                            f"{config.n_head} heads")
         self.n_head = config.n_head
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)   # queries, keys and values in one
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)   # queries, keys, values in one
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(self, x, allowed, cache=None):
         B, T, C = x.shape
-        heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)     # (B, T, 3, H, D)
+        heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, 3, H, D)
         qkv = heads.permute(2, 0, 3, 1, 4)                          # (3, B, H, T, D)
         q, k, v = qkv                                               # 3 x (B, H, T, D)
         if cache is not None:
             k, v = cache.extend(qkv[1:])                            # 2 x (B, H, S, D)
-        # softmax(q kᵀ / √D) v: weights (B, H, T, S), 0 where `allowed` is False, times values (B, H, S, D)
+        # softmax(q kᵀ / √D) v: the weights (B, H, T, S) are 0 where `allowed` is False
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))      # (B, T, C)
 
@@ -81,12 +85,12 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
 
     def forward(self, x):
-        x = F.gelu(self.c_fc(x), approximate="tanh")                # (B, T, 4C), with GPT-2's form of GELU
+        x = F.gelu(self.c_fc(x), approximate="tanh")                # (B, T, 4C), GPT-2's GELU
         return self.c_proj(x)                                       # (B, T, C)
 
 
 class Block(nn.Module):
-    """Attention, then MLP. Pre-norm: both read the residual stream x through a LayerNorm and add to it."""
+    """Attention, then MLP. Both read the residual stream x through a LayerNorm and add to it."""
 
     def __init__(self, config):
         super().__init__()
@@ -96,8 +100,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x, allowed, cache=None):
-        x = x + self.attn(self.ln_1(x), allowed, cache)
-        return x + self.mlp(self.ln_2(x))
+        x = x + self.attn(self.ln_1(x), allowed, cache)             # (B, T, C)
+        return x + self.mlp(self.ln_2(x))                           # (B, T, C)
 
 
 class Transformer(nn.Module):
@@ -113,16 +117,18 @@ class Transformer(nn.Module):
         self.bf16 = False           # see GPT.place
 
     def forward(self, ids, mask=None, cache=None):
-        """ids (B, T), mask (B, S) with True on real tokens -> (B, T, C). S = T, or more with a cache."""
+        """ids (B, T), mask (B, S) with True on real tokens -> (B, T, C). S = T without a cache."""
         T = ids.shape[1]
         S = T + cache[0].length if cache else T
         if S > self.config.block_size:
-            raise UserError(f"{S} tokens, but this model has only {self.config.block_size} positions")
+            raise UserError(f"{S} tokens, but this model has only {self.config.block_size} "
+                            "positions")
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
 
-        # A token's position is the number of real tokens before it, so pads on the left shift nothing.
+        # A token's position is the number of real tokens before it: pads on the left shift nothing.
         position = (mask.cumsum(1) - mask.long())[:, -T:]           # (B, T)
-        # Each token sees the real tokens up to itself. Pads see themselves: a softmax over nothing is NaN.
+        # Each token sees the real tokens up to itself. A pad sees itself, too: a softmax over
+        # nothing is NaN.
         query = torch.arange(S - T, S, device=ids.device)[:, None]  # (T, 1)
         key = torch.arange(S, device=ids.device)                    # (S)
         causal = (key <= query) & mask[:, None, :]                  # (B, T, S)
@@ -131,7 +137,7 @@ class Transformer(nn.Module):
         x = self.wte(ids) + self.wpe(position)                      # (B, T, C)
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.bf16):
             for i, block in enumerate(self.h):
-                x = block(x, allowed[:, None], cache[i] if cache else None)     # (B, T, C)
+                x = block(x, allowed[:, None], cache[i] if cache else None)  # (B, T, C)
         return self.ln_f(x)                                         # (B, T, C)
 
 
@@ -147,59 +153,72 @@ class GPT(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.ndim == 2:                               # LayerNorm weights stay 1
-                # GPT-2 has 0.02 for 768 channels; a sum over fewer channels needs larger weights. The 2L
-                # branches that add to the residual stream get 1/√2L, so that it does not grow with depth.
+                # GPT-2 has 0.02 for 768 channels; a sum over fewer needs larger weights. The 2L
+                # branches that add to the residual stream get 1/√2L, so that it does not grow
+                # with depth.
                 std = 0.02 * math.sqrt(768 / config.n_embd)
-                branch = math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1
-                nn.init.normal_(parameter, std=std / branch)
+                adds = name.endswith("c_proj.weight")
+                nn.init.normal_(parameter, std=std / (math.sqrt(2 * config.n_layer) if adds else 1))
 
     def head(self, hidden):
-        """Hidden states (…, C) -> logits (…, V). The head is tied: its matrix is the token embedding."""
+        """Hidden states (…, C) -> logits (…, V). The head is tied: its matrix is the token
+        embedding."""
         return F.linear(hidden, self.transformer.wte.weight)
 
     def forward(self, ids, mask=None):
-        """ids (B, T), and their mask where rows are padded -> logits (B, T, V); logits[:, t] is about token t + 1."""
+        """ids (B, T), and their mask where rows are padded -> logits (B, T, V).
+        logits[:, t] is about token t + 1."""
         return self.head(self.transformer(ids, mask))
 
     @torch.no_grad()
-    def generate(self, ids, mask, max_new_tokens, temperature=1.0):
-        """Continue left-padded prompts (B, P) until each row's <|endoftext|>, or max_new_tokens.
+    def stream(self, ids, mask, max_new_tokens, temperature=1.0):
+        """Continue left-padded prompts (B, P), token by token, until each row has ended with
+        <|endoftext|>, or for max_new_tokens.
 
-        Returns tokens, mask, logprobs, all (B, R). The mask is True up to and including a row's
-        <|endoftext|>. logprobs (nats) are those of the distribution that was sampled from: softmax(logits /
-        temperature), without top-k or top-p. Temperature 0 takes the likeliest token.
+        Yields tokens, mask, logprobs, each (B, 1). The mask is True up to and including a row's
+        <|endoftext|>. logprobs (nats) are those of the distribution that is sampled from:
+        softmax(logits / temperature), without top-k or top-p. Temperature 0 takes the likeliest
+        token. Raises UserError if the model has too few positions.
         """
         P = ids.shape[1]
         if P + max_new_tokens > self.config.block_size:
-            raise UserError(f"a prompt of {P} tokens and {max_new_tokens} new ones do not fit into the "
-                            f"{self.config.block_size} positions of this model")
+            raise UserError(f"a prompt of {P} tokens and {max_new_tokens} new ones do not fit into "
+                            f"the {self.config.block_size} positions of this model")
         cache = [KVCache(P + max_new_tokens) for _ in self.transformer.h]
-        alive = torch.ones(len(ids), dtype=torch.bool, device=ids.device)       # (B) rows without <|endoftext|> yet
-        new, mask, tokens, logprobs = ids, mask.bool(), [], []
-        # bf16 copies of the weights live as long as the outermost autocast: one copy for all tokens, not one each.
+        seen, new = mask.bool(), ids                                # (B, S), (B, T)
+        alive = torch.ones_like(seen[:, :1])                        # (B, 1) no <|endoftext|> yet
+        for _ in range(max_new_tokens):
+            states = self.transformer(new, seen, cache)             # (B, T, C), T = P and then 1
+            logits = self.head(states[:, -1]).float()               # (B, V)
+            probs = F.softmax(logits / (temperature or 1.0), dim=-1)  # (B, V)
+            if temperature:     # the token in whose share of [0, total) a random number falls
+                ends = probs.cumsum(-1)                             # (B, V)
+                point = ends[:, -1:] * torch.rand_like(ends[:, :1])  # (B, 1)
+                new = torch.searchsorted(ends, point, right=True)   # (B, 1)
+            else:
+                new = logits.argmax(-1, keepdim=True)               # (B, 1)
+            yield new, alive, probs.gather(1, new).log()
+            seen = torch.cat([seen, alive], dim=1)                  # (B, S) pads follow the end
+            alive = alive & (new != self.config.eos_token_id)       # (B, 1)
+            if not alive.any():
+                return
+
+    def generate(self, ids, mask, max_new_tokens, temperature=1.0):
+        """All that `stream` yields: tokens, mask, logprobs, each (B, R)."""
+        # bf16 copies of the weights live as long as the outermost autocast: one copy serves all
+        # tokens.
         with torch.autocast(ids.device.type, enabled=False):
-            while alive.any() and len(tokens) < max_new_tokens:
-                states = self.transformer(new, mask, cache)                     # (B, T, C), T = P and then 1
-                logits = self.head(states[:, -1]).float()                       # (B, V)
-                probs = F.softmax(logits / (temperature or 1.0), dim=-1)        # (B, V)
-                if temperature:     # the token in whose share of [0, total) a random number falls
-                    ends = probs.cumsum(-1)                                     # (B, V)
-                    new = torch.searchsorted(ends, ends[:, -1:] * torch.rand_like(ends[:, :1]), right=True)
-                else:
-                    new = logits.argmax(-1, keepdim=True)                       # (B, 1)
-                tokens.append(new)
-                logprobs.append(probs.gather(1, new).log())                     # (B, 1)
-                mask = torch.cat([mask, alive[:, None]], dim=1)                 # (B, S) pads follow <|endoftext|>
-                alive = alive & (new[:, 0] != self.config.eos_token_id)
-        return torch.cat(tokens, dim=1), mask[:, P:], torch.cat(logprobs, dim=1)
+            steps = list(self.stream(ids, mask, max_new_tokens, temperature))
+        return tuple(torch.cat(column, dim=1) for column in zip(*steps))
 
     def place(self, device, bf16=False, frozen=False):
-        """Move the model to `device`, to compute in bfloat16 or float32; a frozen one gets no gradients.
+        """Move the model to `device`, to compute in bfloat16 or float32; a frozen one gets no
+        gradients.
 
-        In bf16 the blocks run under autocast, from float32 weights, which even a small step changes. A frozen
-        model takes no steps: its matrices are stored as autocast would round them, in half the memory and with
-        the same results. Logits and all that follows are float32: GPT-2's logits lie near -100, where
-        neighbouring bf16 numbers are 0.5 apart.
+        In bf16 the blocks run under autocast, from float32 weights, which even a small step
+        changes. A frozen model takes no steps: its matrices are stored as autocast would round
+        them, in half the memory and with the same results. Logits and all that follows are
+        float32: GPT-2's logits lie near -100, where neighbouring bf16 numbers are 0.5 apart.
         """
         self.transformer.bf16 = bf16
         if frozen:
@@ -211,18 +230,23 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name, device="cpu", bf16=False, frozen=False, new_head=False):
-        """The model in a folder that `transformers` or `save_pretrained` wrote, or one of OpenAI's GPT-2s, downloaded
-        once; placed as `place` says. On the device "meta" it has shapes and no weights. With `new_head` a scalar
-        model may start from a language model. Raises UserError for what is not GPT-2."""
+        """The model in a folder that `transformers` or `save_pretrained` wrote, or one of OpenAI's
+        GPT-2s, downloaded once; placed as `place` says.
+
+        On the device "meta" it has shapes and no weights. With `new_head` a scalar model may start
+        from a language model. Raises UserError for what is not GPT-2.
+        """
         folder = find_folder(name)
         with torch.device("meta"):
             model = cls(cls.Config(**read_shape(folder, fields(cls.Config))))
         if device != "meta":
-            model.to_empty(device="cpu").load_state_dict(read_weights(folder, model.state_dict(), new_head))
+            weights = read_weights(folder, model.state_dict(), new_head)
+            model.to_empty(device="cpu").load_state_dict(weights)
         return model.place(device, bf16, frozen)
 
     def save_pretrained(self, folder, tokenizer=None):
-        """Write config.json, model.safetensors and the tokenizer so that `transformers` can open the folder."""
+        """Write config.json, model.safetensors and the tokenizer so that `transformers` can open
+        the folder."""
         write_model(Path(folder), merged_state(self), asdict(self.config), tokenizer)
 
 
@@ -230,33 +254,40 @@ class GPT(nn.Module):
 class ScalarConfig(GPTConfig):
     reward_mean: float = 0.0        # of the raw scores on SFT samples: see reward.py
     reward_std: float = 1.0
-    eos_is_pad: bool = False        # a reward model trained elsewhere may never have read <|endoftext|>
+    eos_is_pad: bool = False        # a reward model from elsewhere may never have read the end
 
 
 class ScalarGPT(GPT):
-    """GPT-2 with one number per token in place of logits: the reward model and the critic."""
+    """GPT-2 with one number per token instead of logits: the reward model and the critic."""
     Config = ScalarConfig
 
     def __init__(self, config):
         super().__init__(ScalarConfig(**asdict(config)))            # a GPTConfig will do
         self.score = nn.Linear(config.n_embd, 1, bias=False)
-        nn.init.normal_(self.score.weight, std=1 / math.sqrt(config.n_embd + 1))    # first scores: mean 0, std 1
+        # The first scores have mean 0 and standard deviation 1.
+        nn.init.normal_(self.score.weight, std=1 / math.sqrt(config.n_embd + 1))
 
     def forward(self, ids, mask=None):
-        """ids (B, T), mask (B, T) -> (B, T), in standard deviations of the reward on SFT samples."""
-        raw = self.score(self.transformer(ids, mask)).squeeze(-1).float()           # (B, T)
-        return (raw - self.config.reward_mean) / self.config.reward_std
+        """ids (B, T), mask (B, T) -> (B, T), in standard deviations of the reward on SFT
+        samples."""
+        raw = self.score(self.transformer(ids, mask)).squeeze(-1).float()  # (B, T)
+        return (raw - self.config.reward_mean) / self.config.reward_std    # (B, T)
 
     def reward(self, ids, mask):
-        """The score of each row, (B): the number at its last real token, which alone has seen the whole text.
-        It means something for texts that end with <|endoftext|>, since the reward model has learned from no other:
-        wherever responses are scored, an unfinished one gets a fixed score (--missing_eos_score) or is left out."""
-        positions = torch.arange(ids.shape[1], device=ids.device)
-        if self.config.eos_is_pad:      # transformers took <|endoftext|> for padding, and read the score before it
-            positions = positions * (ids != self.config.eos_token_id)               # (B, T)
-        last = (mask * positions).argmax(dim=1)                                     # (B)
-        return self(ids, mask)[torch.arange(len(ids), device=ids.device), last]     # (B)
+        """The score of each row, (B): the number at its last real token, the only one that has
+        seen the whole text.
 
+        It means something for texts that end with <|endoftext|>, since the reward model has
+        learned from no other. Wherever responses are scored, an unfinished one gets a fixed score
+        (--missing_eos_score) or is left out.
+        """
+        positions = torch.arange(ids.shape[1], device=ids.device)   # (T)
+        if self.config.eos_is_pad:      # transformers took the end for padding, and read before it
+            positions = positions * (ids != self.config.eos_token_id)  # (B, T)
+        last = (mask * positions).argmax(dim=1)                     # (B)
+        return self(ids, mask)[torch.arange(len(ids), device=ids.device), last]  # (B)
+
+# ---------- log-probabilities
 
 def token_logprobs(logits, ids):
     """log softmax(logits) at the given ids, in float32 nats: (…, V), (…) -> (…)."""
@@ -264,8 +295,9 @@ def token_logprobs(logits, ids):
 
 
 def response_logits(model, ids, mask, R, temperature):
-    """Logits (B, R, V) that the last R tokens were drawn from: those of the state before each, at the temperature of
-    sampling. Otherwise ratio and KL would compare distributions that nobody sampled from."""
+    """Logits (B, R, V) that the last R tokens were drawn from: those of the state before each, at
+    the temperature of sampling. At another one, ratio and KL would compare distributions that
+    nobody sampled from."""
     states = model.transformer(ids, mask)[:, -R - 1:-1]             # (B, R, C)
     return model.head(states).float() / temperature                 # (B, R, V)
 
@@ -276,5 +308,4 @@ def response_logprobs(model, ids, mask, R, temperature):
 
 
 if __name__ == "__main__":
-    from data.tokenizer import Tokenizer        # the model itself knows ids alone
-    talk(GPT, ScalarGPT, Tokenizer)
+    sys.exit("gpt.py: to talk to a model, run `python chat.py FOLDER`")

@@ -28,15 +28,15 @@ from dataclasses import dataclass, fields
 import torch
 
 import data
-from data.batches import micro_batches, minibatch, pad, row_parts
-from data.encode import encode_prompts
-from data.tokenizer import Tokenizer
+from text.batches import micro_batches, minibatch, pad, row_parts
+from text.encode import encode_prompts
+from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT, response_logits, response_logprobs, token_logprobs
 from support.command_line import TrainingFlags, launch, start
 from support.distributed import own_part, total
 from support.loop import Loop
 from support.memory import check_memory
-from support.monitor import Samples, UpdateMonitor, check_rollout, describe
+from checks import Samples, UpdateMonitor, check_rollout, describe
 from support.optimizer import adamw, set_learning_rate, take_step
 from support.runs import find_model, find_reward_model, finish
 from support.trainable import set_trainable

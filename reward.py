@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 
 import data
-from data.batches import alike, micro_batches, minibatch, pad
-from data.encode import encode_comparisons, encode_prompts
-from data.tokenizer import Tokenizer
+from text.batches import alike, micro_batches, minibatch, pad
+from text.encode import encode_comparisons, encode_prompts
+from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
 from support import UserError
 from support.command_line import TrainingFlags, launch, start

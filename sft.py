@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 
 import data
-from data.batches import micro_batches, minibatch, pad
-from data.encode import encode_demonstrations, encode_texts
-from data.tokenizer import Tokenizer
+from text.batches import micro_batches, minibatch, pad
+from text.encode import encode_demonstrations, encode_texts
+from text.tokenizer import Tokenizer
 from gpt import GPT, GPTConfig
 from support.command_line import TrainingFlags, launch, start
 from support.distributed import own_part, total

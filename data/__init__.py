@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data import hh, hub_set, tldr
 from data.jsonl import read_jsonl
-from data.tokenizer import FILE as TOKENIZER_FILE, Tokenizer
+from text.tokenizer import FILE as TOKENIZER_FILE, Tokenizer
 from support import UserError
 
 TOY = Path(__file__).parent / "toy"

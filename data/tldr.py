@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from data.jsonl import objects, usable
-from data.tokenizer import Tokenizer
+from text.tokenizer import Tokenizer
 from support import UserError, reason
 from support.files import write_whole
 

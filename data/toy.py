@@ -16,7 +16,7 @@ import random
 import re
 from pathlib import Path
 
-from data.tokenizer import WORDS, Tokenizer
+from text.tokenizer import WORDS, Tokenizer
 from data.toy_world import (EVASIVE, FACT_OF, FACTS, FAMILIES, KIND, PHRASINGS, RAMBLING, REFUSALS, RUDE, dialogue,
                             is_ideal, judge)
 from support.files import write_whole

@@ -3,7 +3,7 @@
     python experiments/figures.py           trains what is missing in out/figures, then draws: hours on one core
     python experiments/figures.py --draw    draws what there is
 
-Writes docs/pictures/*.svg, which read on a light and on a dark page, and support/normal.csv; prints the tables of
+Writes docs/pictures/*.svg, which read on a light and on a dark page, and judges/normal.csv; prints the tables of
 docs/ablations.md (over-optimisation) and docs/sizes.md.
 """
 import argparse
@@ -21,7 +21,7 @@ import ppo
 import reward
 import sft
 from judges.report import place
-from support.normal import NORMAL, read_curves, write_normal
+from judges.normal import NORMAL, read_curves, write_normal
 
 matplotlib.use("svg")
 plt.style.use(ROOT / "notebooks" / "lessons.mplstyle")

@@ -24,8 +24,8 @@ import torch
 import data
 import evaluate
 import ppo
-from data.encode import encode_prompts
-from data.tokenizer import Tokenizer
+from text.encode import encode_prompts
+from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
 from judges import Gold
 from support.checkpoint import plain_names

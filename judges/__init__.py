@@ -12,9 +12,9 @@ win_rate.py says what a verdict is. `open_judge` gives the judge that the comman
 """
 import torch
 
-from data.batches import pad
-from data.encode import fit
-from data.tokenizer import Tokenizer
+from text.batches import pad
+from text.encode import fit
+from text.tokenizer import Tokenizer
 from gpt import ScalarGPT
 from judges.win_rate import by_scores
 from support import UserError

@@ -20,9 +20,9 @@ from IPython.display import clear_output
 import data
 import ppo
 import reward
-from data.batches import minibatch, pad
-from data.encode import encode_comparisons
-from data.tokenizer import Tokenizer
+from text.batches import minibatch, pad
+from text.encode import encode_comparisons
+from text.tokenizer import Tokenizer
 from data.toy_world import is_ideal, judge
 from gpt import GPT, ScalarGPT
 from support.optimizer import adamw, set_learning_rate, take_step

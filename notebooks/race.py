@@ -27,9 +27,9 @@ import torch
 import data
 import methods
 import ppo
-from data.batches import minibatch, pad
-from data.encode import encode_comparisons
-from data.tokenizer import Tokenizer
+from text.batches import minibatch, pad
+from text.encode import encode_comparisons
+from text.tokenizer import Tokenizer
 from evaluate import Config as EvaluateConfig, answer_all, best_of, best_of_kl, summary
 from judges import Gold
 from support.files import write_whole

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from support import UserError
-from support.card import write_card
+from export.card import write_card
 from support.checkpoint import read_config
 from support.hub import find_folder
 

@@ -20,10 +20,10 @@ import ppo
 import reward
 import sft
 import tiny
-from data import label
-from data.tokenizer import Tokenizer
+import label
+from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
-from support.chat import talk
+from chat import talk
 from support.command_line import launch
 
 HUMAN, ASSISTANT = "\n\nHuman: Hi?", "\n\nAssistant:"
@@ -339,7 +339,7 @@ def ended(monkeypatch, capsys, script, flags):
     name, more = name_of(script), [] if script == "chat" else ROWS.split()
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *more, *flags.split()])
     with pytest.raises(SystemExit) as end:
-        talk(GPT, ScalarGPT, Tokenizer) if script == "chat" else launch(script.main, script.Config, name)
+        talk() if script == "chat" else launch(script.main, script.Config, name)
     said = capsys.readouterr()
     if isinstance(end.value.code, str):                         # sys.exit(text) prints it and exits with 1
         return 1, end.value.code

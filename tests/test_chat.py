@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import tiny
-from data.tokenizer import Tokenizer
+from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
-from support.chat import ANSWER, TURN, Speaker, chat, sure, talk, Config
+from chat import ANSWER, TURN, Speaker, chat, sure, talk, Config
 
 WORDS = tiny.words()
 SHAPE = dict(vocab_size=WORDS.vocab_size, eos_token_id=WORDS.eos)
@@ -158,12 +158,12 @@ QUESTIONS = ["Is owl a bird?", "Is hen a pet?", "Is cow a word?"]
 
 @pytest.fixture
 def command(run, monkeypatch, capsys):
-    """What `python gpt.py …` prints after the first line, when the three questions are asked."""
+    """What `python chat.py …` prints after the first line, when the three questions are asked."""
     def start(flags):
         asked = iter([*QUESTIONS, ""])
         monkeypatch.setattr("builtins.input", lambda prompt: next(asked))
-        monkeypatch.setattr(sys, "argv", ["gpt.py", *flags.split()])
-        talk(GPT, ScalarGPT, Tokenizer)
+        monkeypatch.setattr(sys, "argv", ["chat.py", *flags.split()])
+        talk()
         return capsys.readouterr().out.removeprefix("Ask something; an empty line ends the talk.\n")
     return start
 

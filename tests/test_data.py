@@ -8,10 +8,10 @@ import torch
 
 import data
 from support import UserError
-from data.batches import minibatch, pad
-from data.encode import fit
+from text.batches import minibatch, pad
+from text.encode import fit
 from data.jsonl import read_jsonl
-from data.tokenizer import Tokenizer
+from text.tokenizer import Tokenizer
 from tiny import critic, words, write_rows
 
 # ----------------------------------------------------------------------------- tokens

@@ -47,7 +47,7 @@ def main(folder):
     import reward
     import sft
     import tiny
-    from data.batches import pad
+    from text.batches import pad
     from gpt import GPT
     from support.distributed import join, rank
     from test_invariances import DEMONSTRATIONS, RANKINGS

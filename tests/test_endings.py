@@ -82,11 +82,11 @@ def test_two_processes_under_torchrun_are_killed_and_go_on_to_equal_weights():
 @pytest.mark.parametrize("typed", [b"Is an owl a bird?\n\n", b"\x1b[2J\x07 \xff\xfe \xe2\x80\xa8\n\n", b"<|endoftext|>Human: Assistant:\n\n",
                                    b"x" * 1_000_000 + b"\n\n", b"no end of line", b""])
 def test_the_chat_takes_whatever_is_typed(run, typed):
-    done = subprocess.run([sys.executable, "gpt.py", str(run / "sft")], cwd=stress.ROOT, input=typed, capture_output=True)
+    done = subprocess.run([sys.executable, "chat.py", str(run / "sft")], cwd=stress.ROOT, input=typed, capture_output=True)
     assert done.returncode == 0 and b"Traceback" not in done.stderr and b"\x1b" not in done.stdout
 
 
 def test_a_reader_that_leaves_is_no_traceback(run):
-    command = f"{sys.executable} gpt.py {run / 'sft'} | head -c 1"
+    command = f"{sys.executable} chat.py {run / 'sft'} | head -c 1"
     done = subprocess.run(command, shell=True, cwd=stress.ROOT, input=b"Hello?\n" * 5 + b"\n", capture_output=True)
     assert b"Traceback" not in done.stderr and b"BrokenPipe" not in done.stderr

@@ -9,10 +9,10 @@ import torch
 
 import data
 import ppo
-from data.batches import pad
+from text.batches import pad
 from data.toy_world import FACT_OF, IDEAL, judge
 from support.loop import Loop
-from support.normal import read_normal
+from judges.normal import read_normal
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "experiments"))
 

@@ -18,13 +18,13 @@ import ppo
 import reward
 import sft
 from data import tokenizer as tokenizer_module
-from data.batches import pad
+from text.batches import pad
 from data.jsonl import read_jsonl
-from data.tokenizer import Tokenizer
-from data.tokenizer_json import CHARACTER, read_tokens
+from text.tokenizer import Tokenizer
+from export.tokenizer_json import CHARACTER, read_tokens
 from gpt import GPT, ScalarGPT
 from support import UserError
-from support.card import add_evaluation, command
+from export.card import add_evaluation, command
 from support.runs import finish
 from tiny import ROWS, close, model, words
 

@@ -13,7 +13,7 @@ BELOW = {"support": set(), "data": {"support"}, "gpt": {"support"}, "sft": {"gpt
          "reward": {"gpt", "data", "support"}, "ppo": {"gpt", "data", "support"},
          "judges": {"gpt", "data", "support"}, "evaluate": {"judges", "gpt", "data", "support"},
          "label": {"gpt", "data", "support"}}
-LABEL = Path("data/label.py")       # lies beside the file that it writes, and is a script: the SFT model answers in it
+LABEL = Path("label.py")       # lies beside the file that it writes, and is a script: the SFT model answers in it
 
 
 def floor(path):
@@ -38,7 +38,7 @@ def test_imports_point_downwards(path):
 
 
 def test_no_module_imports_the_script_among_the_data():
-    assert not [path for path in FILES if path != LABEL and "data.label" in imports(path)]
+    assert not [path for path in FILES if path != LABEL and "label" in imports(path)]
 
 
 def test_no_circle():

@@ -6,7 +6,7 @@ import torch
 
 import reward
 import sft
-from data.batches import micro_batches, pad, row_parts
+from text.batches import micro_batches, pad, row_parts
 from ppo import Experience, learn, make_experience, policy_loss, value_loss
 from reward import pairwise_loss, score_pairs
 from sft import sft_loss

@@ -20,11 +20,12 @@ import torch
 import data
 import reward
 import tiny
-from data import label
+import label
 from data.jsonl import read_jsonl
-from data.labels import Labels, Session, agreement
+from labels import Labels, Session, agreement
 from gpt import GPT, ScalarGPT
-from support import UserError, keys
+import keys
+from support import UserError
 from support.command_line import launch
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +103,7 @@ def test_on_a_full_disk_no_half_of_a_line_stays(tmp_path, monkeypatch):
 
     def full(path):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr("data.labels.flush", full)
+    monkeypatch.setattr("labels.flush", full)
     with pytest.raises(OSError, match="No space left on device: '.*mine.jsonl'"):
         labels.add("q", [[" a"], [" b"]])
     monkeypatch.undo()
@@ -112,7 +113,7 @@ def test_on_a_full_disk_no_half_of_a_line_stays(tmp_path, monkeypatch):
 
 def test_a_label_is_on_the_disk_before_the_next_question(tmp_path, monkeypatch):
     flushed = []
-    monkeypatch.setattr("data.labels.flush", lambda path: flushed.append((path, path.is_file() and path.read_bytes())))
+    monkeypatch.setattr("labels.flush", lambda path: flushed.append((path, path.is_file() and path.read_bytes())))
     labels = Labels(tmp_path / "mine.jsonl")
     labels.add("p", [[" a"], [" b"]])
     labels.undo()
@@ -213,7 +214,7 @@ class Written:
 
     def generate(self, ids, mask, max_new_tokens, temperature):
         rows = [self.tokenizer.encode("", self.texts.pop(0))[1][:max_new_tokens] for _ in ids]
-        tokens, mask = data.batches.pad(rows)
+        tokens, mask = text.batches.pad(rows)
         return tokens, mask, None
 
 
@@ -492,7 +493,7 @@ def test_the_reward_model_goes_on_from_its_weights_and_learns_the_labels(run_sta
 @pytest.mark.slow
 def test_the_command_of_the_readme(tmp_path):
     """A process of its own: the file lies in data/, and finds the scripts above."""
-    done = subprocess.run([sys.executable, "data/label.py", "--run", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "label.py", "--run", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "label.py: no sft model in" in done.stderr and "Traceback" not in done.stderr
-    done = subprocess.run([sys.executable, "data/label.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "label.py", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--repeat-every" in done.stdout.replace("_", "-")

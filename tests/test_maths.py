@@ -9,7 +9,7 @@ from support.optimizer import set_learning_rate
 from gpt import token_logprobs
 from ppo import adapt_kl_coef, gae, kl_penalty, make_experience, masked_mean, policy_loss, value_loss, whiten
 from reward import accuracy, pairwise_loss, score_pairs
-from support.monitor import entropy
+from checks import entropy
 from tiny import EOS, close, ppo_config
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]]).bool()

@@ -1,11 +1,11 @@
-"""notebooks/methods.py: each method against a formula written out, one number at a time."""
+"""methods.py: each method against a formula written out, one number at a time."""
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from data.batches import pad
+from text.batches import pad
 from notebooks import methods
 from notebooks.enumerable import PROMPT, Task, enumerated, network, optimum
 from gpt import GPT, response_logprobs

@@ -1,11 +1,11 @@
-"""support/normal.py: a run is laid beside the band of normal ones."""
+"""judges/normal.py: a run is laid beside the band of normal ones."""
 import math
 
 import pytest
 import torch
 
 from support import UserError
-from support.normal import NORMAL, band, compare, inside, read_normal, write_normal
+from judges.normal import NORMAL, band, compare, inside, read_normal, write_normal
 
 
 def wandering(seed, level=1.0, updates=30):

@@ -11,11 +11,11 @@ import ppo
 import reward
 import sft
 from support import UserError
-from data.batches import pad
+from text.batches import pad
 from gpt import GPT, ScalarGPT
 from ppo import learn, make_experience
-from support import monitor
-from support.monitor import check_kl, check_ratio, check_reference, describe
+import checks as monitor
+from checks import check_kl, check_ratio, check_reference, describe
 from support.optimizer import take_step
 from tiny import EOS, ROWS, close, critic, model, ppo_config, words
 

@@ -8,7 +8,7 @@ import torch
 import reward
 import sft
 from support import UserError
-from data.batches import pad
+from text.batches import pad
 from gpt import GPT, ScalarGPT
 from reward import accuracy, encode_comparisons, fit_normalisation, pairwise_loss, score_pairs
 from tiny import EOS, VOCAB, close, critic, model, words

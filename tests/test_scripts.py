@@ -69,7 +69,7 @@ def test_every_metric_of_the_rollout_reaches_tensorboard(finished):
 
 
 def test_a_checkpoint_can_be_talked_to(finished):
-    done = python(None, f"gpt.py {finished[0] / 'ppo'}", feed="What is the opposite of hot?\n\n")
+    done = python(None, f"chat.py {finished[0] / 'ppo'}", feed="What is the opposite of hot?\n\n")
     assert done.returncode == 0 and "Assistant:" in done.stdout
 
 
@@ -77,10 +77,10 @@ def test_a_checkpoint_can_be_talked_to(finished):
     ("ppo.py --device cpu", 1, "run `python sft.py` first"),
     ("sft.py --no_such_flag 1", 2, "no_such_flag"),
     ("reward.py --data nothing.jsonl", 1, "no such file"),
-    ("gpt.py", 1, "give the folder of a model"),
-    ("gpt.py nowhere", 1, "nowhere: no model here")])
+    ("chat.py", 1, "give the folder of a model"),
+    ("chat.py nowhere", 1, "nowhere: no model here")])
 def test_a_mistake_is_one_plain_sentence(tmp_path, command, code, message):
-    done = python(None if command.startswith("gpt.py") else tmp_path / "empty", command)
+    done = python(None if command.startswith("chat.py") else tmp_path / "empty", command)
     assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr
 
 

@@ -9,7 +9,7 @@ import data
 from support import UserError
 from data import tldr
 from data.tldr import cache_folder, download
-from data.tokenizer import Tokenizer
+from text.tokenizer import Tokenizer
 from tiny import words
 
 POST = {"id": "t3_a1", "subreddit": "gardening", "title": "Snails ate my beans",

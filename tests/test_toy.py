@@ -216,7 +216,7 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", [*TRAINING, "gpt.py", *(f"data/{name}.py" for name in ("__init__", "batches", "encode", "jsonl", "tokenizer")), *sorted(f"support/{path.name}" for path in (ROOT / "support").glob("*.py"))])
+@pytest.mark.parametrize("path", [*TRAINING, "gpt.py", *(f"data/{name}.py" for name in ("__init__", "jsonl")), *(f"text/{name}.py" for name in ("batches", "encode", "tokenizer")), *sorted(f"support/{path.name}" for path in (ROOT / "support").glob("*.py"))])
 def test_nothing_that_trains_imports_the_judge_or_names_him(path):
     assert not [name for name in imported(ROOT / path) if name.startswith(("data.toy", "judges", "evaluate"))]
     assert not {"judge", "is_ideal", "evaluate"} & {node.id for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Name)}

@@ -17,7 +17,7 @@ from gpt import GPT, ScalarGPT, response_logprobs
 from support.hub import HUB
 from support.memory import check_memory
 from support import monitor
-from support.monitor import check_ratio
+from checks import check_ratio
 from support.trainable import LoRA, parameter_count, parse_train, set_trainable
 from tiny import BLOCK, VOCAB, Stop, close, critic, model
 

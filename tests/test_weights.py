@@ -19,10 +19,10 @@ import ppo
 import reward
 import sft
 from support import UserError
-from data.batches import pad
-from data.tokenizer import Tokenizer
+from text.batches import pad
+from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
-from support.chat import talk
+from chat import talk
 from support.trainable import set_trainable
 from tiny import BLOCK, EOS, ROWS, VOCAB, close, critic, model, words
 
@@ -516,6 +516,6 @@ def test_gpt2_can_be_talked_to_by_its_name(hub, known, tmp_path, monkeypatch, ca
     saved(tmp_path / "repository", vocab_size=known.vocab_size)
     questions = iter(["Is owl a bird?", ""])
     monkeypatch.setattr("builtins.input", lambda prompt: next(questions))
-    monkeypatch.setattr(sys, "argv", ["gpt.py", "gpt2"])
-    talk(GPT, ScalarGPT, Tokenizer)
+    monkeypatch.setattr(sys, "argv", ["chat.py", "gpt2"])
+    talk()
     assert "Assistant:" in capsys.readouterr().out

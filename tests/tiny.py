@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from data.tokenizer import WORDS, Tokenizer
+from text.tokenizer import WORDS, Tokenizer
 from gpt import GPT, ScalarGPT
 from ppo import Config
 from support.loop import Loop

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tiktoken
 
-from data.tokenizer_json import EOS, read_tokens, write_tokenizer
+from export.tokenizer_json import EOS, read_tokens, write_tokenizer
 from support import UserError, reason
 from support.checkpoint import read_config
 from support.files import read_text, write_whole

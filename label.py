@@ -1,6 +1,6 @@
 """You are the human: rank answers of the SFT model, for a reward model that learns what you prefer.
 
-    python data/label.py                                the toy's SFT model, out/toy/sft
+    python label.py                                the toy's SFT model, out/toy/sft
     python reward.py --data mine.jsonl --run out/toy --init out/toy/reward …        docs/label.md has the whole path
 
 You see a prompt and a few answers, in a random order. Press their numbers, the best one first, `=` between two that are
@@ -8,25 +8,21 @@ equally good. Each ranking is on the disk before the next question comes. Some q
 how often you agree with yourself.
 """
 import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-if __name__ == "__main__":                              # Python looks for modules beside this file; they lie above
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 
 import data
-from data.batches import pad
-from data.encode import encode_prompts
-from data.labels import Labels, Session, agreement
-from data.tokenizer import Tokenizer
+from text.batches import pad
+from text.encode import encode_prompts
+from labels import Labels, Session, agreement
+from text.tokenizer import Tokenizer
 from gpt import GPT
 from support import UserError, printable
 from support.command_line import Flags, launch, start
 from support.endings import Stopped
-from support.keys import Keys
+from keys import Keys
 from support.runs import find_model
 
 KEYS = """\

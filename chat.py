@@ -1,4 +1,4 @@
-"""python gpt.py FOLDER …: talking to language models in the terminal, to several of them side by side."""
+"""python chat.py FOLDER …: talking to language models in the terminal, to several of them side by side."""
 import random
 import sys
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 import tyro
 
+from gpt import GPT, ScalarGPT
 from support import UserError, printable
 from support.command_line import check_numbers
 from support.endings import plain_endings
 from support.hub import find_folder
+from text.tokenizer import Tokenizer
 
 TURN, ANSWER = "\n\nHuman:", "\n\nAssistant:"
 
@@ -24,14 +26,14 @@ class Config:
     turns: int = 0              # newest turns that a model sees, the question's own with them; 0: as many as fit
 
 
-def talk(GPT, ScalarGPT, Tokenizer):
+def talk():
     """Load the models in the folders that the command line names, and chat until an empty line."""
     with plain_endings():
         cfg = tyro.cli(Config)
         check_numbers(cfg)
         if not cfg.folders:
             raise UserError("give the folder of a model, such as out/toy/ppo, or of several")
-        speakers = [load(name, GPT, ScalarGPT, Tokenizer) for name in cfg.folders]
+        speakers = [load(name) for name in cfg.folders]
         if hasattr(sys.stdin, "reconfigure"):
             sys.stdin.reconfigure(errors="replace")         # what is typed need not be UTF-8
         try:
@@ -40,7 +42,7 @@ def talk(GPT, ScalarGPT, Tokenizer):
             print()
 
 
-def load(name, GPT, ScalarGPT, Tokenizer):
+def load(name):
     """The speaker in a folder, with the reward model of its run if there is one beside it."""
     folder, device = find_folder(name), "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer, reward = GPT.from_pretrained(folder, device), Tokenizer.load(folder), folder.parent / "reward"
@@ -143,3 +145,7 @@ def sure(text):
     """What can be shown of a text that goes on: no part of a character, and nothing that may become the next turn."""
     text = text.rstrip("\ufffd")
     return text[:len(text) - max(n for n in range(len(TURN)) if text.endswith(TURN[:n]))]
+
+
+if __name__ == "__main__":
+    talk()

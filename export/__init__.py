@@ -1,0 +1,1 @@
+"""What only other people's tools read: model cards, tokenizer.json, the chat template."""
