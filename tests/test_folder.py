@@ -17,7 +17,7 @@ import evaluate
 import ppo
 import reward
 import sft
-from data import tokenizer as tokenizer_module
+from text import tokenizer as tokenizer_module
 from text.batches import pad
 from data.jsonl import read_jsonl
 from text.tokenizer import Tokenizer

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from text.batches import pad
-from notebooks import methods
+import methods
 from notebooks.enumerable import PROMPT, Task, enumerated, network, optimum
 from gpt import GPT, response_logprobs
 from ppo import make_experience

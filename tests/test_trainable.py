@@ -16,7 +16,7 @@ from support import UserError
 from gpt import GPT, ScalarGPT, response_logprobs
 from support.hub import HUB
 from support.memory import check_memory
-from support import monitor
+import checks as monitor
 from checks import check_ratio
 from support.trainable import LoRA, parameter_count, parse_train, set_trainable
 from tiny import BLOCK, VOCAB, Stop, close, critic, model
