@@ -1,139 +1,255 @@
-"""You are the human: rank answers of the SFT model, for a reward model that learns what you prefer.
+"""You are the human: rank responses of the SFT model, for a reward model that learns your taste.
 
-    python label.py                                the toy's SFT model, out/toy/sft
-    python reward.py --data mine.jsonl --run out/toy --init out/toy/reward …        docs/label.md has the whole path
+    python label.py                                 the toy's SFT model, out/toy/sft
+    python reward.py --data mine.jsonl --init out/toy/reward …      docs/label.md has all steps
 
-You see a prompt and a few answers, in a random order. Press their numbers, the best one first, `=` between two that are
-equally good. Each ranking is on the disk before the next question comes. Some questions come again: at the end it says
-how often you agree with yourself.
+A label is a line that `reward.py --data FILE` reads: a prompt and its completions, best first, with
+a list for those that are equally good. The file is all that the next start needs to go on.
+
+    {"prompt": "\\n\\nHuman: …\\n\\nAssistant:", "completions": [" best", [" good", " as good"]]}
 """
-import signal
+import json
+import random
+import re
+import sys
+from collections import Counter
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
-import torch
-
 import data
-from text.batches import pad
-from text.encode import encode_prompts
-from labels import Labels, Session, agreement
-from text.tokenizer import Tokenizer
+from data.jsonl import places, shaped
 from gpt import GPT
 from support import UserError, printable
 from support.command_line import Flags, launch, start
-from support.endings import Stopped
-from keys import Keys
+from support.files import flush, parse_json, read_text, write_whole
 from support.runs import find_model
+from text.batches import pad
+from text.encode import encode_prompts
+from text.tokenizer import Tokenizer
 
-KEYS = """\
-Rank the answers: press their numbers, the best one first, = between two that are equally good (2 1, or 1 = 2).
-backspace: start this one again    u: undo the last one    s: skip    q: quit; every ranking is saved at once"""
+HELP = """\
+Type the numbers of the responses, the best one first, with = between equally good ones, and Enter:
+2 1, or 1 = 2.    u: undo the last ranking    s: skip    q: quit; every ranking is saved at once"""
+BEGINNING = '{"prompt": "'      # of every label
+PAUSE = 3                       # rankings between a question and its return, at least
 
 
 @dataclass
 class Config(Flags):            # with --data, --run, --preset, --seed, --device, --precision
-    file: str = "mine.jsonl"    # your rankings, one line each; what is there already is kept, and not asked again
-    answers: int = 2            # to a prompt, 2 to 4: more comparisons for a little more reading
+    file: str = "mine.jsonl"    # your rankings; what is there already is kept, and not asked again
+    answers: int = 2            # responses to a prompt, 2 to 4: more comparisons for more reading
     repeat_every: int = 5       # new questions between two that come again
-    max_new_tokens: int = 32    # of an answer; one that has not ended by then is not shown
-    temperature: float = 1.0    # of sampling: that of ppo.py, whose answers will be scored
-    tries: int = 8              # rounds of sampling, until a prompt without so many different answers is left out
+    max_new_tokens: int = 32    # of a response; one that has not ended by then is not shown
+    temperature: float = 1.0    # of sampling: that of ppo.py, whose responses will be scored
+    tries: int = 8              # rounds of sampling, until a prompt with too few is left out
 
-# ----------------------------------------------------------------------------- answers
+# ---------- the file
+
+class Labels:
+    """The labels in a file, `rows`: (prompt, ranking), in the order in which they were given. A
+    ranking is a list of places, the best one first, and a place a list of equal completions."""
+
+    def __init__(self, path):
+        """Raises UserError if the file holds anything else, OSError if it can't be written."""
+        self.path, self.rows = path, []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+        flush(path.parent)
+        lines = read_text(path).split("\n")             # line ends of any system are read as "\n"
+        whole = lines[:-1] if len(lines) > 1 and is_cut_off(lines[-1]) else lines
+        for number, line in enumerate(whole, start=1):
+            if line.strip():
+                self.rows.append(read_label(line, f"{path}, line {number}"))
+        if lines[-1]:                                   # it does not end as a line does
+            if whole != lines:
+                print(f"{path}: the last line was cut off while it was written. It is removed, and "
+                      "its prompt will be asked again")
+            write_whole(path, "".join(f"{line}\n" for line in whole))
+
+    def add(self, prompt, ranking):
+        """Append a label. It is on the disk when this returns."""
+        completions = [place if len(place) > 1 else place[0] for place in ranking]
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"prompt": prompt, "completions": completions}) + "\n")
+        flush(self.path)
+        self.rows.append((prompt, ranking))
+
+    def undo(self):
+        """Remove the last label from the file, and return it."""
+        text = read_text(self.path).rstrip()
+        write_whole(self.path, text[:text.rfind("\n") + 1])
+        return self.rows.pop()
+
+
+def is_cut_off(line):
+    """Whether this is the beginning of a label alone, as a kill in the midst of writing leaves."""
+    return BEGINNING.startswith(line[:len(BEGINNING)]) and not line.rstrip().endswith("}")
+
+
+def read_label(line, where):
+    """(prompt, ranking) of one line. Raises UserError if it is no label."""
+    row = shaped(parse_json(line, where), where)
+    if row.keys() != {"prompt", "completions"}:
+        raise UserError(f'{where}: no label with "prompt" and "completions"; give another --file')
+    return row["prompt"], places(row["completions"])
+
+
+def agreement(rows):
+    """(how often the same, of how often): for each pair of completions that was compared again,
+    whether the verdict, the first, the second or a tie, is that of the time before."""
+    verdicts, same, again = {}, 0, 0
+    for prompt, ranking in rows:
+        placed = [(place, text) for place, texts in enumerate(ranking) for text in texts]
+        for (i, a), (j, b) in combinations(placed, 2):
+            pair, verdict = (prompt, *sorted((a, b))), "tie" if i == j else a
+            if pair in verdicts:
+                again += 1
+                same += verdicts[pair] == verdict
+            verdicts[pair] = verdict
+    return same, again
+
+# ---------- the questions
+
+class Session:
+    """What a person is asked next: `question` is (prompt, completions in a random order)."""
+
+    def __init__(self, labels, prompts, respond, repeat_every, seed):
+        """`prompts` (str) come once each, in a random order; after each `repeat_every` of them an
+        old question comes again. `respond`: prompt -> completions, all different, or None."""
+        self.labels, self.respond, self.repeat_every = labels, respond, repeat_every
+        self.random = random.Random(seed)
+        self.prompts = self.random.sample(prompts, len(prompts))
+        self.left_out = set()           # prompts that do not come again before the next start
+        self.waiting = []               # questions that come before all others, the last one first
+
+    def next(self):
+        """Set the question, and return it: None when nothing is left to ask."""
+        self.question = self.waiting.pop() if self.waiting else self.old() or self.new()
+        return self.question
+
+    def answer(self, order):
+        """`order` has the places of the completions: [[1], [0, 2]] says that the second one is the
+        best, and that the others are equally good."""
+        prompt, completions = self.question
+        self.labels.add(prompt, [[completions[i] for i in place] for place in order])
+
+    def skip(self):
+        self.left_out.add(self.question[0])
+
+    def undo(self):
+        """Remove the last label. Its question comes next, and then the one of now."""
+        prompt, ranking = self.labels.undo()
+        self.waiting += [self.question, self.shuffled(prompt, sum(ranking, []))]
+
+    def old(self):
+        """A question that is to come again, None if none is due."""
+        given = [(prompt, frozenset(sum(ranking, []))) for prompt, ranking in self.labels.rows]
+        asked = Counter(given)
+        due = [question for question, times in asked.items() if times == 1
+               and question not in given[-PAUSE:] and question[0] not in self.left_out]
+        if not due or len(given) - len(asked) >= len(asked) // self.repeat_every:
+            return None
+        return self.shuffled(*self.random.choice(due))
+
+    def new(self):
+        """A prompt without a label, with fresh completions; None if there is none left."""
+        known = {prompt for prompt, _ in self.labels.rows} | self.left_out
+        for prompt in self.prompts:
+            if prompt not in known:
+                if completions := self.respond(prompt):
+                    return self.shuffled(prompt, completions)
+                self.left_out.add(prompt)
+        return None
+
+    def shuffled(self, prompt, completions):
+        return prompt, self.random.sample(sorted(completions), len(completions))
+
 
 def responder(model, tokenizer, cfg, device):
-    """A function prompt (str) -> cfg.answers different completions (str), or None if the model has fewer. A completion
-    that does not end is none: the reward model will take each for whole."""
+    """A function prompt (str) -> cfg.answers different completions (str), or None if the model has
+    fewer. All have an end: the reward model will take each for whole."""
     def respond(prompt):
-        ids = encode_prompts([prompt] * cfg.answers, tokenizer, model.config.block_size, cfg.max_new_tokens)
+        rows = encode_prompts([prompt] * cfg.answers, tokenizer, model.config.block_size,
+                              cfg.max_new_tokens)
+        ids, seen = pad(rows, left=True, device=device)                 # (B, P), B = cfg.answers
         found = {}
         for _ in range(cfg.tries):
-            tokens, mask, _ = model.generate(*pad(ids, left=True, device=device), cfg.max_new_tokens, cfg.temperature)
-            for row, real in zip(tokens, mask):
+            tokens, mask, _ = model.generate(ids, seen, cfg.max_new_tokens, cfg.temperature)
+            for row, real in zip(tokens, mask):                         # (R), (R)
                 text = tokenizer.decode(row[real].tolist())
                 if (row[real] == tokenizer.eos).any() and text.strip():
-                    found.setdefault(text.strip(), text)        # blanks around it make no other answer
+                    found.setdefault(text.strip(), text)    # blanks around it make no other one
             if len(found) >= cfg.answers:
                 return list(found.values())[:cfg.answers]
         return None
     return respond
 
-# ----------------------------------------------------------------------------- the screen
+# ---------- the screen
 
-def show(text, indent=""):
-    print("\n".join(indent + printable(line) for line in text.strip().split("\n")))
-
-
-def read_order(keys, count):
-    """What a person presses for `count` answers: places, as Session.answer takes them, or "s", "u" or "q"."""
-    order, tie = [], False
-    while sum(map(len, order)) < count:
-        key = keys.press().lower() or "q"               # the terminal is gone
-        if key in "suq":
-            return key
-        if key in "\b\x7f":                             # backspace: begin this one again
-            print("\r" + " " * 40 + "\r> ", end="", flush=True)
-            order, tie = [], False
-        elif key == "=" and order and not tie:
-            tie = True
-            print("= ", end="", flush=True)
-        elif key.isdecimal() and 0 <= int(key) - 1 < count and int(key) - 1 not in sum(order, []):
-            order[-1:] = [order[-1] + [int(key) - 1]] if tie else [*order[-1:], [int(key) - 1]]
-            tie = False
-            print(key, end=" ", flush=True)
-    return order
+def read_order(typed, count):
+    """The places of `count` completions as Session.answer takes them, from "2 1 = 3" or "21=3";
+    None if that is no ranking of all of them."""
+    typed = "".join(typed.split())
+    found = re.findall(r"\d(?:=\d)*", typed)            # "2", "1=3"
+    order = [[int(number) - 1 for number in place.split("=")] for place in found]
+    whole = "".join(found) == typed and sorted(sum(order, [])) == list(range(count))
+    return order if whole else None
 
 
-def ask(session, keys):
+def show(text):
+    print("\n".join(map(printable, text.split("\n"))))
+
+
+def ask(session):
     """Ask until a person quits or nothing is left."""
-    print(KEYS)
+    print(HELP)
     while question := session.next():
         prompt, completions = question
-        keys.forget()
-        print(f"\n{'-' * 60} {len(session.labels.rows)} answered")
-        show(prompt)
-        print()
+        print(f"\n{'-' * 60} {len(session.labels.rows)} saved")
+        show(prompt.strip() + "\n")
         for i, completion in enumerate(completions, start=1):
-            show(f"{i}  " + completion.strip().replace("\n", "\n   "), "  ")
-        print("\n> ", end="", flush=True)
-        order = read_order(keys, len(completions))
-        if order == "q":
-            return
-        elif order == "s":
-            session.skip()
-            print("skipped")
-        elif order == "u":
-            print("the last answer is undone" if session.undo() else "there is no answer to undo")
-        else:
+            show(f"  {i}  " + completion.strip().replace("\n", "\n     "))
+        typed = input("\n> ").strip().lower()
+        if order := read_order(typed, len(completions)):
             session.answer(order)
-            print("  saved")
-    print("\nNothing is left to ask: each prompt has its ranking, or the model has too few different answers to it.")
+        elif typed == "u" and session.labels.rows:
+            session.undo()
+            print("the last ranking is undone")
+        elif typed == "s":
+            session.skip()
+        elif typed == "q":
+            return
+        else:
+            print("there is no ranking to undo" if typed == "u" else HELP)
+            session.waiting.append(question)
+    print("\nNothing is left to ask: each prompt has its ranking, or too few different responses.")
 
 
 def report(labels):
     """What there is, and how often the person agrees with themselves."""
+    print(f"\n{labels.path} has {len(labels.rows)} ranking{'s' * (len(labels.rows) != 1)}.")
     same, again = agreement(labels.rows)
-    print(f"\n{labels.path} has {len(labels.rows)} ranking{'s' * (len(labels.rows) != 1)}. " + (
-        f"Of {again} comparisons that came again you decided {same} as before ({same / again:.0%})." if again else
-        "No comparison has come again yet."))
+    if again:
+        print(f"Of {again} repeated comparisons you decided {same} as before ({same / again:.0%}).")
 
 
 def main(cfg):
     run, device, bf16 = start(cfg)
     folder = find_model(run, "sft")
     if not cfg.file.endswith(".jsonl"):
-        raise UserError(f"--file {cfg.file}: must end with .jsonl, for `reward.py --data` to read it")
-    with Keys() as keys:
-        prompts = data.load(cfg.data)[0].need("prompts", cfg.data)
-        labels, tokenizer = Labels(Path(cfg.file)), Tokenizer.load(folder)
-        model = GPT.from_pretrained(folder, device, bf16, frozen=True)
-        session = Session(labels, prompts, responder(model, tokenizer, cfg, device), cfg.repeat_every, cfg.seed)
-        try:
-            ask(session, keys)
-        except KeyboardInterrupt as stop:               # Ctrl-C, or a Stopped with its signal's number
-            raise Stopped(*stop.args[:1] or [signal.SIGINT], "stopped; the same command goes on") from stop
-        finally:
-            report(labels)
+        raise UserError(f"--file {cfg.file}: must end with .jsonl, or reward.py can't read it")
+    prompts = data.load(cfg.data)[0].need("prompts", cfg.data)
+    labels, tokenizer = Labels(Path(cfg.file)), Tokenizer.load(folder)
+    model = GPT.from_pretrained(folder, device, bf16, frozen=True)
+    respond = responder(model, tokenizer, cfg, device)
+    sys.stdin.reconfigure(errors="replace")             # what is typed need not be UTF-8
+    try:
+        ask(Session(labels, prompts, respond, cfg.repeat_every, cfg.seed))
+    except EOFError:                                    # Ctrl-D, or the input has ended
+        print()
+    finally:
+        report(labels)
 
 
 if __name__ == "__main__":

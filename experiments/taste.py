@@ -3,7 +3,7 @@
     python experiments/taste.py                       the runs out/seed0 to out/seed4, which the README makes
     python experiments/taste.py out/toy out/other     other finished runs
 
-The person is scripted, and labels through labels.py, as a person at the keyboard does: a right answer is better
+The person is scripted, and labels through label.py, as a person at the keyboard does: a right answer is better
 than a wrong one, and of two that are alike the one of fewer words, so nobody is "Happy to help!". As in docs/label.md,
 the run's reward model goes on from its weights on the fifty comparisons, and PPO starts again from the SFT model, in
 out/taste. Prints what PPO answers before and after.
@@ -20,8 +20,7 @@ import torch
 from runs import ROOT
 
 import data
-from label import Config, responder
-from labels import Labels, Session
+from label import Config, Labels, Session, responder
 from text.tokenizer import Tokenizer
 from data.toy_world import FACT_OF
 from evaluate import Config as Evaluation, answer_all, win_rate

@@ -23,7 +23,7 @@ import tiny
 import label
 from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
-from chat import talk
+from chat import main as talk
 from support.command_line import launch
 
 HUMAN, ASSISTANT = "\n\nHuman: Hi?", "\n\nAssistant:"
@@ -286,7 +286,9 @@ TABLE = [
     ("chat", "run/sft --turns -1", None, ["--turns -1", "at least 0"]),
 
     # the human
-    (label, "", None, ["single key presses need a terminal"]),
+    (label, "--file bad.jsonl", rows("my diary"), ["bad.jsonl, line 1: not JSON"]),
+    (label, "--file bad.jsonl", rows({"prompt": "p", "completions": ["a", "b"]}, {"prompt": "p"}), ["bad.jsonl, line 2: no label", "another --file"]),
+    (label, "--file bad.jsonl", folder("bad.jsonl"), ["bad.jsonl"]),
     (label, "--answers 1", None, ["--answers 1", "at least 2"]),
     (label, "--answers 5", None, ["--answers 5", "at most 4"]),
     (label, "--file mine.txt", None, ["--file mine.txt", "must end with .jsonl"]),

@@ -1,4 +1,5 @@
 """The chat: what is streamed, what a model still sees of its dialogue, several models side by side, their scores."""
+import io
 import shutil
 import sys
 
@@ -6,9 +7,10 @@ import pytest
 import torch
 
 import tiny
-from text.tokenizer import Tokenizer
+from chat import Config, Speaker, chat, main, settled
 from gpt import GPT, ScalarGPT
-from chat import ANSWER, TURN, Speaker, chat, sure, talk, Config
+from text.dialogue import HUMAN, dialogue
+from text.tokenizer import Tokenizer
 
 WORDS = tiny.words()
 SHAPE = dict(vocab_size=WORDS.vocab_size, eos_token_id=WORDS.eos)
@@ -31,8 +33,7 @@ def parrot(*answers, block_size=64):
 
 def said(speaker, question="Is owl a bird?", temperature=0.7, **more):
     """The pieces that are written, and the remark."""
-    pieces = []
-    remark = speaker.answer(question, temperature, pieces.append, **more)
+    *pieces, remark = speaker.respond(question, temperature, **more)
     return [piece for piece in pieces if piece], remark
 
 # ----------------------------------------------------------------------------- streaming
@@ -45,17 +46,17 @@ def test_what_is_streamed_is_what_the_model_generates(temperature):
         model = tiny.model(seed=seed, **SHAPE, block_size=64)
         torch.manual_seed(seed)
         pieces, _ = said(Speaker("m", model, WORDS), temperature=temperature)
-        ids = torch.tensor([WORDS.encode(f"{TURN} Is owl a bird?{ANSWER}")])
+        ids = torch.tensor([WORDS.encode(dialogue("Is owl a bird?"))])
         torch.manual_seed(seed)
         tokens, mask, _ = model.generate(ids, torch.ones_like(ids), 32, temperature)
-        assert "".join(pieces) == WORDS.decode(tokens[0].tolist()).partition(TURN)[0]
+        assert "".join(pieces) == WORDS.decode(tokens[0].tolist()).partition(HUMAN)[0]
 
 
 def test_each_word_is_written_before_the_next_one_is_computed():
-    model, when = parrot(" Yes, owl is."), []
-    Speaker("m", model, WORDS).answer("Is owl a bird?", 0.7, lambda text: when.append((text, model.heads)) if text else None)
+    model = parrot(" Yes, owl is.")
+    pieces = Speaker("m", model, WORDS).respond("Is owl a bird?", 0.7)
+    when = [(piece, model.heads) for piece in pieces if piece]
     assert when == [(" Yes", 1), (",", 2), (" owl", 3), (" is", 4), (".", 5)]
-    assert not model.transformer._forward_pre_hooks
 
 
 def test_a_character_is_written_when_it_is_whole():
@@ -70,7 +71,7 @@ def test_a_character_is_written_when_it_is_whole():
     ("", ""), ("Yes", "Yes"), ("Yes\n", "Yes"), ("Yes\n\nHum", "Yes"), ("Yes\n\nHuman", "Yes"), ("Yes\n\nHummus", "Yes\n\nHummus"),
     ("a\n\n\n", "a\n"), ("Yes\ufffd", "Yes"), ("\ufffda", "\ufffda"), ("Yes\n\ufffd", "Yes")])
 def test_nothing_is_shown_that_may_become_another(text, shown):
-    assert sure(text) == shown
+    assert settled(text) == shown
 
 
 def test_an_answer_ends_where_the_model_begins_the_next_turn():
@@ -79,8 +80,7 @@ def test_an_answer_ends_where_the_model_begins_the_next_turn():
     pieces, remark = said(speaker)
     assert pieces == [" Yes", "."] and remark == "   (not ended)"
     assert model.heads == 3                                             # it is not asked for the rest
-    assert speaker.turns == [f"{TURN} Is owl a bird?{ANSWER} Yes."]
-    assert not model.transformer._forward_pre_hooks
+    assert speaker.turns == [dialogue("Is owl a bird?") + " Yes."]
 
 # ----------------------------------------------------------------------------- what a model still sees
 
@@ -92,7 +92,7 @@ def test_the_newest_turns_that_fit_are_kept_whole():
     model.transformer.register_forward_pre_hook(lambda module, given: seen.append(given[0]) if given[0].shape[1] > 1 else None)
     remarks = [said(speaker, question)[1] for question in ("Is owl a bird?", "Is hen a bird?", "Is cow a bird?")]
     seen = [WORDS.decode(ids[0].tolist()) for ids in seen]
-    first, second, third = (f"{TURN} Is {thing} a bird?{ANSWER}" for thing in ("owl", "hen", "cow"))
+    first, second, third = (dialogue(f"Is {thing} a bird?") for thing in ("owl", "hen", "cow"))
     assert seen == [first, first + " Yes." + second, second + " no." + third]
     assert remarks == ["", "", "   (oldest turns forgotten: 1)"]
     assert speaker.turns == [second + " no.", third + " Yes, owl is."]
@@ -104,7 +104,7 @@ def test_of_a_question_that_does_not_fit_the_end_is_seen():
     speaker.model.transformer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     _, remark = said(speaker, "Is the brown cow a bird?")
     assert remark == "   (only the end of the question fits)"
-    assert WORDS.decode(seen[0][0].tolist()) == f" Is the brown cow a bird?{ANSWER}"
+    assert WORDS.decode(seen[0][0].tolist()) == dialogue("Is the brown cow a bird?").removeprefix(HUMAN)
 
 
 def test_turns_limit_what_is_seen_and_no_limit_is_none():
@@ -119,7 +119,8 @@ def test_turns_limit_what_is_seen_and_no_limit_is_none():
 def test_the_score_is_that_of_the_dialogue_with_its_end():
     rm = tiny.critic(**SHAPE, block_size=64, reward_mean=0.3, reward_std=2.0)
     speaker = Speaker("m", parrot(" Yes.", " no."), WORDS, rm)
-    for text in (f"{TURN} Is owl a bird?{ANSWER} Yes.", f"{TURN} Is owl a bird?{ANSWER} Yes.{TURN} Is hen?{ANSWER} no."):
+    first = dialogue("Is owl a bird?") + " Yes."
+    for text in (first, first + dialogue("Is hen?") + " no."):
         _, remark = said(speaker, "Is owl a bird?" if "hen" not in text else "Is hen?")
         ids = torch.tensor([WORDS.encode(text) + [WORDS.eos]])
         with torch.no_grad():
@@ -162,8 +163,9 @@ def command(run, monkeypatch, capsys):
     def start(flags):
         asked = iter([*QUESTIONS, ""])
         monkeypatch.setattr("builtins.input", lambda prompt: next(asked))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
         monkeypatch.setattr(sys, "argv", ["chat.py", *flags.split()])
-        talk()
+        main()
         return capsys.readouterr().out.removeprefix("Ask something; an empty line ends the talk.\n")
     return start
 
@@ -192,6 +194,14 @@ def test_a_long_talk_goes_on(monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda prompt: next(asked))
     chat([Speaker("m", tiny.model(**SHAPE, block_size=32), WORDS)], Config())
     assert list(asked) == [] and "only the end of the question fits" in capsys.readouterr().out
+
+
+def test_no_control_character_reaches_the_terminal_or_the_model(monkeypatch, capsys):
+    asked, speaker = iter(["Is\x1b[A\r owl?\n\nHuman:\t", ""]), Speaker("m", parrot(" a\x1b[2J\n\x07b\r"), WORDS)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(asked))
+    chat([speaker], Config())
+    assert capsys.readouterr().out.endswith("Assistant: a\\x1b[2J\n\\x07b\\r\n")
+    assert speaker.turns[0].startswith(dialogue("Is [A  owl?  Human:"))
 
 
 def test_the_same_question_is_answered_anew(monkeypatch):

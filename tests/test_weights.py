@@ -1,4 +1,5 @@
 """Weights in folders, ours and other people's: against `transformers`, which wrote most of those in the world."""
+import io
 import json
 import shlex
 import subprocess
@@ -22,7 +23,7 @@ from support import UserError
 from text.batches import pad
 from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
-from chat import talk
+from chat import main as talk
 from support.trainable import set_trainable
 from tiny import BLOCK, EOS, ROWS, VOCAB, close, critic, model, words
 
@@ -516,6 +517,7 @@ def test_gpt2_can_be_talked_to_by_its_name(hub, known, tmp_path, monkeypatch, ca
     saved(tmp_path / "repository", vocab_size=known.vocab_size)
     questions = iter(["Is owl a bird?", ""])
     monkeypatch.setattr("builtins.input", lambda prompt: next(questions))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.setattr(sys, "argv", ["chat.py", "gpt2"])
     talk()
     assert "Assistant:" in capsys.readouterr().out
