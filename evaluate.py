@@ -23,8 +23,7 @@ from statistics import fmean as mean
 import torch
 
 import data
-from text.batches import pad
-from text.encode import encode_prompts
+from text.batches import encode_prompts, pad
 from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT, response_logprobs
 from judges import open_judge

@@ -24,8 +24,7 @@ from support import UserError, printable
 from support.command_line import Flags, launch, start
 from support.files import flush, parse_json, read_text, write_whole
 from support.runs import find_model
-from text.batches import pad
-from text.encode import encode_prompts
+from text.batches import encode_prompts, pad
 from text.tokenizer import Tokenizer
 
 HELP = """\

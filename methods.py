@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from gpt import response_logprobs, token_logprobs
-from ppo import kl_penalty, masked_mean, policy_loss
+from ppo import masked_mean, policy_loss
 from reward import pairwise_loss, score_pairs
 from sft import sft_loss
 from support.optimizer import take_step
@@ -43,6 +43,17 @@ def within_group(scores, k, divide=True):
         advantages = advantages / (groups.std(1, correction=0, keepdim=True) + 1e-4)
     return advantages.flatten()
 
+# ---------- the KL, estimated from the sampled tokens
+
+def kl_estimate(logprobs, ref_logprobs, kind):
+    """KL(actor ‖ reference) of each token (B, R), in nats, estimated from the one that was sampled.
+
+    With d = log π_ref - log π, k1 = -d is unbiased but noisy, k3 = eᵈ - 1 - d unbiased and never
+    negative (Schulman, "Approximating KL Divergence"). PPO's penalty is k1.
+    """
+    d = ref_logprobs - logprobs                                         # (B, R)
+    return {"k1": -d, "k3": torch.expm1(d) - d}[kind]
+
 # ----------------------------------------------------------------------------- from a rollout
 
 def learn_from(e, advantages, loss_of, actor, optimizer, cfg):
@@ -68,7 +79,7 @@ def grpo_loss(logprobs, part, cfg, divide=True):
     mask = part.response_mask                                           # (B, R)
     share = mask.sum() / (len(mask) * mask.sum(1, keepdim=True)) if divide else 1.0     # (B, 1)
     loss, _ = policy_loss(logprobs, part.logprobs, share * part.advantages, mask, cfg.clip)
-    return loss + cfg.kl_coef * masked_mean(share * kl_penalty(logprobs, part.ref_logprobs, "k3"), mask)
+    return loss + cfg.kl_coef * masked_mean(share * kl_estimate(logprobs, part.ref_logprobs, "k3"), mask)
 
 
 def reinforce(e, actor, optimizer, cfg, k=1):

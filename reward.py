@@ -2,17 +2,18 @@
 
     python reward.py                    the toy: about a minute on two cores
 
-    comparisons  ──►  reward/           starts from sft/, with a scalar in place of the logits
+    comparisons  ──►  reward/           starts from sft/, with a scalar instead of the logits
 
-Bradley-Terry: a person prefers the first of two completions with probability σ(r₁ - r₂). The reward model is the r
-that makes the recorded preferences most likely. This fixes differences of scores only, so at the end the scores are
-normalised to mean 0 and standard deviation 1 on the SFT model's own completions. PPO sets the KL coefficient and the
-score of an unfinished response against them, and both then mean the same in every run.
+Bradley-Terry: a person prefers the first of two completions with probability σ(r₁ - r₂). The reward
+model is the r that makes the recorded preferences most likely. This fixes only differences of
+scores, so at the end the scores are normalised to mean 0 and standard deviation 1 on the SFT
+model's own completions. PPO sets the KL coefficient and the score of an unfinished response against
+them, and both then mean the same in every run.
 
 InstructGPT (arXiv:2203.02155, section 3.5), Stiennon et al. (arXiv:2009.01325, section 3.4).
 
-Axes: N texts of a batch (all completions of all its comparisons), T tokens, B prompts, P prompt tokens, R response
-tokens.
+Axes: N texts of a batch (all completions of all its comparisons), T tokens, B prompts, P prompt
+tokens, R response tokens.
 """
 from dataclasses import dataclass
 from itertools import combinations
@@ -21,35 +22,35 @@ import torch
 import torch.nn.functional as F
 
 import data
-from text.batches import alike, micro_batches, minibatch, pad
-from text.encode import encode_comparisons, encode_prompts
-from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
 from support import UserError
 from support.command_line import TrainingFlags, launch, start
-from support.distributed import gather, own_part
+from support.distributed import gather, own_rows
 from support.hub import find_folder
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
 from support.runs import find_model, finish
 from support.trainable import parameter_count, set_trainable
+from text.batches import alike, batch_at, encode_comparisons, encode_prompts, micro_batches, pad
+from text.tokenizer import Tokenizer
 
 
 @dataclass
 class Config(TrainingFlags):    # with the flags of every training script
-    init: str = ""              # first weights: a model's folder; default the run's SFT model, with a new head
-    steps: int = 1200           # optimiser steps; the toy's are one pass over its rankings, as is usual
+    init: str = ""              # first weights: a folder; default the SFT model, with a new head
+    steps: int = 1200           # optimiser steps; here one pass over the rankings, as is usual
     batch_size: int = 16        # rankings a step; one of K completions is K(K-1)/2 comparisons
-    lr: float = 1.5e-3          # peak learning rate; at 2e-3 an unlucky seed stays points behind
-    max_new_tokens: int = 32    # length of the SFT model's completions that the scores are normalised on
+    lr: float = 1.5e-3          # peak learning rate; at 2e-3 some seeds end several points lower
+    max_new_tokens: int = 32    # of the SFT model's completions that scores are normalised on
     normalise_samples: int = 512    # how many such completions
 
-# ----------------------------------------------------------------------------- loss
+# ---------- the loss
 
 def pairwise_loss(chosen, rejected):
     """-log σ(r_chosen - r_rejected), the mean over pairs (nats); ln 2 when the scores are equal.
 
-    chosen, rejected (pairs). logsigmoid, because log(sigmoid(x)) is -inf with a NaN gradient at x = -100.
+    chosen, rejected (pairs). logsigmoid, because log(sigmoid(x)) is -inf with a NaN gradient at
+    x = -100.
     """
     return -F.logsigmoid(chosen - rejected).mean()
 
@@ -57,13 +58,14 @@ def pairwise_loss(chosen, rejected):
 def score_pairs(model, examples, device=None):
     """Scores of all pairs of a batch of rankings: (chosen, rejected), each (pairs).
 
-    All completions go through the model in one forward; a ranking of K counts as its K(K-1)/2 pairs.
+    All completions go through the model in one forward; a ranking of K counts as its K(K-1)/2
+    pairs.
     """
-    ids, mask = pad([prompt + completion for prompt, ranking in examples for completion in ranking], device=device)
-    scores = model.reward(ids, mask)                                    # (N)
+    rows = [prompt + completion for prompt, ranking in examples for completion in ranking]
+    scores = model.reward(*pad(rows, device=device))                    # (N)
     better, worse, first = [], [], 0
     for _, ranking in examples:
-        for i, j in combinations(range(first, first + len(ranking)), 2):    # i before j: i is preferred
+        for i, j in combinations(range(first, first + len(ranking)), 2):  # i is preferred to j
             better.append(i)
             worse.append(j)
         first += len(ranking)
@@ -77,8 +79,9 @@ def pair_count(examples):
 
 @torch.no_grad()
 def accuracy(model, examples, batch_size, device):
-    """Share of the pairs whose chosen text has the higher score (a tie is a miss), and that share for the
-    rule "the longer one wins", which a reward model must beat to have learned more than length."""
+    """Share of the pairs whose chosen text has the higher score (a tie is a miss), and that share
+    for the rule "the longer one wins", which a reward model must beat to have learned more than
+    length."""
     hits, longer, pairs = 0, 0, 0
     for part in alike(examples, batch_size):
         chosen, rejected = score_pairs(model, part, device)
@@ -88,49 +91,56 @@ def accuracy(model, examples, batch_size, device):
         longer += sum(len(a) > len(b) for a, b in combinations(ranking, 2))
     return hits / pairs, longer / pairs
 
-# ----------------------------------------------------------------------------- normalisation
+# ---------- normalisation
 
 @torch.no_grad()
 def fit_normalisation(model, sft, prompts, cfg, device):
-    """Set the model's reward_mean and reward_std so that the SFT model's completions of `prompts` (lists of ids)
-    score 0 on average, with standard deviation 1. Returns the two. Raises UserError if fewer than two end."""
+    """Set the model's reward_mean and reward_std so that the SFT model's completions of `prompts`
+    (lists of ids) score 0 on average, with standard deviation 1. Returns the two. Raises UserError
+    if fewer than two end."""
     model.config.reward_mean, model.config.reward_std = 0.0, 1.0
-    scores, prompts = [], own_part(prompts)
-    for i in range(0, len(prompts), cfg.batch_size):
-        ids, mask = pad(prompts[i:i + cfg.batch_size], left=True, device=device)                # (B, P)
-        tokens, response_mask, _ = sft.generate(ids, mask, cfg.max_new_tokens)                  # (B, R)
-        ids, mask = torch.cat([ids, tokens], dim=1), torch.cat([mask, response_mask], dim=1)    # (B, P+R)
-        ended = ((tokens == sft.config.eos_token_id) & response_mask).any(1)                    # (B)
+    scores, own = [], own_rows(prompts)
+    for i in range(0, len(own), cfg.batch_size):
+        ids, mask = pad(own[i:i + cfg.batch_size], left=True, device=device)    # (B, P)
+        tokens, response_mask, _ = sft.generate(ids, mask, cfg.max_new_tokens)  # (B, R)
+        ids = torch.cat([ids, tokens], dim=1)                                   # (B, P+R)
+        mask = torch.cat([mask, response_mask], dim=1)                          # (B, P+R)
+        ended = ((tokens == sft.config.eos_token_id) & response_mask).any(1)    # (B)
         scores.append(model.reward(ids, mask)[ended])
-    scores = gather(torch.cat(scores))                                                          # (S) that end
+    scores = gather(torch.cat(scores))                      # (S) of the completions that end
     if len(scores) < 2:
-        raise UserError(f"{len(scores)} of {len(prompts)} completions of the SFT model end within --max_new_tokens "
-                        f"{cfg.max_new_tokens}, and scores cannot be normalised on the others: raise it")
-    model.config.reward_mean, model.config.reward_std = scores.mean().item(), scores.std().item()
-    return model.config.reward_mean, model.config.reward_std
+        raise UserError(f"{len(scores)} of {len(prompts)} completions of the SFT model end within "
+                        f"--max_new_tokens {cfg.max_new_tokens}, and scores cannot be normalised "
+                        "on the others: raise it")
+    mean, std = scores.mean().item(), scores.std().item()
+    model.config.reward_mean, model.config.reward_std = mean, std
+    return mean, std
 
-# ----------------------------------------------------------------------------- the loop
+# ---------- the loop
 
-def train(model, examples, tokenizer, folder, cfg, device):
-    """Train `model` in place on (prompt ids, [completion ids, best first])."""
-    optimizer = adamw(model)
-    loop = Loop(folder, cfg.steps, cfg, examples, tokenizer, model=model, optimizer=optimizer)
-    for step in loop:
+def train(model, optimizer, examples, state, cfg, device=None):
+    """Train `model` in place on (prompt ids, [completion ids, best first]). After each step yield
+    (step, batch, metrics). It begins at state["step"], which it counts up."""
+    for step in range(state["step"], cfg.steps):
         rate = set_learning_rate(optimizer, cfg.lr, step, cfg.steps)
-        scores = []
-        batch = own_part(minibatch(examples, cfg.batch_size, step, cfg.seed))
+        batch, scores = batch_at(examples, cfg.batch_size, step, cfg.seed), []
+        # The batch goes through the model in parts that fit into memory. Each part's mean counts
+        # by its share of the pairs, so the gradient is that of the whole batch.
         for part, share in micro_batches(batch, cfg.micro_batch_size, pair_count):
-            chosen, rejected = score_pairs(model, part, device)                         # (pairs), (pairs)
+            chosen, rejected = score_pairs(model, part, device)         # 2 x (pairs)
             (share * pairwise_loss(chosen, rejected)).backward()
-            scores.append(torch.stack([chosen, rejected]).detach())                     # (2, pairs)
-        chosen, rejected = gather(torch.cat(scores, dim=1).T).T                         # (pairs), (pairs)
-        loss = pairwise_loss(chosen, rejected)
+            scores.append(torch.stack([chosen, rejected], dim=1).detach())  # (pairs, 2)
         norm = take_step(model, optimizer)
-        loop.log({
-            "loss": loss, "accuracy": (chosen > rejected).float().mean(), "margin": (chosen - rejected).mean(),
-            "score/chosen": chosen.mean(), "score/rejected": rejected.mean(), "lr": rate, "gradient_norm": norm,
-        }, show=["loss", "accuracy"], batch=batch)
-    loop.close()
+        chosen, rejected = gather(torch.cat(scores)).T                  # 2 x (pairs)
+        state["step"] = step + 1
+        yield step, batch, {
+            "loss": pairwise_loss(chosen, rejected).item(),
+            "accuracy": (chosen > rejected).float().mean().item(),
+            "margin": (chosen - rejected).mean().item(),
+            "score/chosen": chosen.mean().item(),
+            "score/rejected": rejected.mean().item(),
+            "lr": rate,
+            "gradient_norm": norm.item()}
 
 
 def main(cfg):
@@ -147,16 +157,24 @@ def main(cfg):
     examples = encode_comparisons(train_set.need("comparisons", cfg.data), tokenizer, block_size)
     prompts = encode_prompts(train_set.prompts, tokenizer, block_size, cfg.max_new_tokens)
 
-    train(model, examples, tokenizer, run / "reward", cfg, device)
+    optimizer, state = adamw(model), {"step": 0}
+    loop = Loop(run / "reward", cfg.steps, cfg, examples, tokenizer, state,
+                model=model, optimizer=optimizer)
+    loop.start()            # with --resume: weights, optimiser and step of the last save
+    for _, batch, metrics in loop.run(train(model, optimizer, examples, state, cfg, device)):
+        loop.log(metrics, show=["loss", "accuracy"], batch=batch)
+    loop.close()
 
     if test_set.comparisons:
         held_out = encode_comparisons(test_set.comparisons[:5000], tokenizer, block_size)
-        share, longer = accuracy(model, held_out, cfg.micro_batch_size or cfg.batch_size, device)
+        batch_size = cfg.micro_batch_size or cfg.batch_size
+        share, longer = accuracy(model, held_out, batch_size, device)
         print(f"held-out accuracy {share:.1%} of {len(held_out):,} comparisons "
               f"(chance 50%, the longer one wins {longer:.1%})")
-    samples = minibatch(prompts, cfg.normalise_samples, 0, cfg.seed)
+    samples = batch_at(prompts, cfg.normalise_samples, 0, cfg.seed)
     mean, std = fit_normalisation(model, sft, samples, cfg, device)
-    print(f"scores of SFT completions: mean {mean:.2f}, standard deviation {std:.2f}, from here on 0 and 1")
+    print(f"scores of SFT completions: mean {mean:.2f}, standard deviation {std:.2f}, from here on "
+          "0 and 1")
     finish(model, tokenizer, run / "reward", cfg)
 
 

@@ -1,12 +1,13 @@
-"""Stage 1: a language model that reads, then a language model that answers (supervised fine-tuning).
+"""Stage 1: a language model that reads, then a language model that answers (supervised
+fine-tuning, SFT).
 
     python sft.py                       the toy: about a minute on two cores
 
-    text            ──►  base/          next-token prediction on pages        (only with --init scratch)
+    text            ──►  base/          next-token prediction on pages   (only with --init scratch)
     demonstrations  ──►  sft/           next-token prediction on completions
 
-The two differ only in what they read and where the loss counts. A demonstration's prompt is given, so only its
-completion is learned, <|endoftext|> included: otherwise the model would never stop.
+The two differ only in what they read and where the loss counts. A demonstration's prompt is given,
+so only its completion is learned, <|endoftext|> included: otherwise the model would never stop.
 InstructGPT (arXiv:2203.02155, section 3.5) does the same from GPT-3.
 
 Axes: B batch, T tokens, C channels, V vocabulary, N tokens of the batch that carry loss.
@@ -17,74 +18,88 @@ import torch
 import torch.nn.functional as F
 
 import data
-from text.batches import micro_batches, minibatch, pad
-from text.encode import encode_demonstrations, encode_texts
-from text.tokenizer import Tokenizer
 from gpt import GPT, GPTConfig
 from support.command_line import TrainingFlags, launch, start
-from support.distributed import own_part, total
+from support.distributed import total
 from support.hub import find_folder
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
 from support.runs import finish
 from support.trainable import parameter_count, parse_train, set_trainable
+from text.batches import batch_at, encode_demonstrations, encode_texts, micro_batches, pad
+from text.tokenizer import Tokenizer
 
 
 @dataclass
 class Config(TrainingFlags):    # with the flags of every training script
-    init: str = "scratch"       # first weights: scratch (it reads text first), gpt2, gpt2-medium, …-xl, or a folder
+    init: str = "scratch"       # first weights: scratch (reads text first), gpt2 … -xl, or a folder
     steps: int = 800            # optimiser steps on demonstrations
-    pretrain_steps: int = 1100  # optimiser steps on text before that: clean text teaches facts, demonstrations manners
-    batch_size: int = 16        # texts or demonstrations a step: many small steps teach a tiny model most
+    pretrain_steps: int = 1100  # optimiser steps on text before that: clean text teaches facts
+    batch_size: int = 16        # texts or demonstrations a step: many small steps teach most here
     lr: float = 2e-3            # peak learning rate on demonstrations
     pretrain_lr: float = 5e-3   # peak learning rate on text: high, because the model is tiny
-    n_layer: int = 4            # blocks of a model from scratch: deep, since an answer takes several steps
+    n_layer: int = 4            # blocks of a model from scratch: an answer takes several steps
     n_head: int = 4             # attention heads
-    n_embd: int = 64            # channels: narrow, a quarter of a million parameters in all
+    n_embd: int = 64            # channels: narrow, a quarter of a million weights in all
     block_size: int = 128       # the most tokens that prompt and completion may have together
 
-# ----------------------------------------------------------------------------- loss
+# ---------- the loss
 
 def sft_loss(model, examples, device=None):
-    """Mean cross-entropy (nats a token) over the completions of (prompt ids, completion ids) pairs."""
-    ids, mask = pad([prompt + completion for prompt, completion in examples], device=device)    # (B, T)
-    prompts = torch.tensor([len(prompt) for prompt, _ in examples], device=device)              # (B)
-    learned = mask & (torch.arange(ids.shape[1], device=device) >= prompts[:, None])            # (B, T)
-    # The state at t predicts the token at t + 1, so a token is learned at the state before it. The head is
-    # the largest matrix of a small model: it is applied only where there is loss.
-    targets = learned[:, 1:]                                                                    # (B, T-1)
-    logits = model.head(model.transformer(ids, mask)[:, :-1][targets])                          # (N, V)
+    """Mean cross-entropy (nats a token) over the completions of (prompt ids, completion ids)
+    pairs."""
+    rows = [prompt + completion for prompt, completion in examples]
+    prompts = torch.tensor([len(prompt) for prompt, _ in examples], device=device)  # (B)
+    ids, mask = pad(rows, device=device)                                            # (B, T)
+    learned = mask & (torch.arange(ids.shape[1], device=device) >= prompts[:, None])  # (B, T)
+    # The state at t predicts the token at t + 1, so a token is learned at the state before it.
+    # The head is the largest matrix of a small model: it is applied only where there is loss.
+    targets = learned[:, 1:]                                                        # (B, T-1)
+    states = model.transformer(ids, mask)[:, :-1]                                   # (B, T-1, C)
+    logits = model.head(states[targets])                                            # (N, V)
     return F.cross_entropy(logits.float(), ids[:, 1:][targets])
 
 
 def learned_tokens(examples):
-    """How many tokens of (prompt ids, completion ids) pairs carry loss: nothing predicts a text's first token."""
-    return sum(len(completion) if prompt else len(completion) - 1 for prompt, completion in examples)
+    """How many tokens of (prompt ids, completion ids) pairs carry loss: nothing predicts a text's
+    first token."""
+    return sum(len(completion) if prompt else len(completion) - 1
+               for prompt, completion in examples)
 
 
 @torch.no_grad()
 def test_loss(model, examples, cfg, device):
     """Mean loss over (up to 512 of) the held-out examples."""
-    parts = micro_batches(own_part(examples[:512]), cfg.micro_batch_size or cfg.batch_size, learned_tokens)
+    parts = micro_batches(examples[:512], cfg.micro_batch_size or cfg.batch_size, learned_tokens)
     return total(sum(share * sft_loss(model, part, device) for part, share in parts)).item()
 
-# ----------------------------------------------------------------------------- the loop
+# ---------- the loop
 
-def train(model, examples, held_out, tokenizer, folder, steps, lr, cfg, device):
-    """Train `model` in place on (prompt ids, completion ids) pairs."""
-    optimizer = adamw(model)
-    loop = Loop(folder, steps, cfg, examples, tokenizer, model=model, optimizer=optimizer)
-    for step in loop:
+def train(model, optimizer, examples, steps, lr, state, cfg, device=None):
+    """Train `model` in place on (prompt ids, completion ids) pairs. After each step yield
+    (step, batch, metrics). It begins at state["step"], which it counts up."""
+    for step in range(state["step"], steps):
         rate = set_learning_rate(optimizer, lr, step, steps)
-        loss = 0.0
-        batch = own_part(minibatch(examples, cfg.batch_size, step, cfg.seed))
+        batch, loss = batch_at(examples, cfg.batch_size, step, cfg.seed), 0.0
+        # The batch goes through the model in parts that fit into memory. Each part's mean counts
+        # by its share of the learned tokens, so the gradient is that of the whole batch.
         for part, share in micro_batches(batch, cfg.micro_batch_size, learned_tokens):
             part_loss = share * sft_loss(model, part, device)
             part_loss.backward()
             loss += part_loss.detach()
-        loss = total(loss).item()
         norm = take_step(model, optimizer)
-        loop.log({"loss": loss, "lr": rate, "gradient_norm": norm}, show=["loss"], batch=batch)
+        state["step"] = step + 1
+        yield step, batch, {"loss": total(loss).item(), "lr": rate, "gradient_norm": norm.item()}
+
+
+def run_loop(model, examples, held_out, tokenizer, folder, steps, lr, cfg, device):
+    """Train with a progress bar, curves, and saves to resume from in `folder`."""
+    optimizer, state = adamw(model), {"step": 0}
+    loop = Loop(folder, steps, cfg, examples, tokenizer, state, model=model, optimizer=optimizer)
+    loop.start()            # with --resume: weights, optimiser and step of the last save
+    for _, batch, metrics in loop.run(
+            train(model, optimizer, examples, steps, lr, state, cfg, device)):
+        loop.log(metrics, show=["loss"], batch=batch)
     if held_out:
         loss = test_loss(model, held_out, cfg, device)
         loop.log({"test_loss": loss})
@@ -93,14 +108,15 @@ def train(model, examples, held_out, tokenizer, folder, steps, lr, cfg, device):
 
 
 def pretrain(texts, tokenizer, run, cfg, device, bf16):
-    """A model from scratch that has read `texts`, saved as base/; or the one there is, if that was done before."""
+    """A model from scratch that has read `texts`, saved as base/; or the one there is, if that was
+    done before."""
     base = run / "base"
     if cfg.resume and (base / "config.json").exists() and not (base / "resume.pt").exists():
         return GPT.from_pretrained(base, device, bf16)
-    shape = GPTConfig(tokenizer.vocab_size, cfg.block_size, cfg.n_layer, cfg.n_head, cfg.n_embd, tokenizer.eos)
-    model = GPT(shape).place(device, bf16)
+    model = GPT(GPTConfig(tokenizer.vocab_size, cfg.block_size, cfg.n_layer, cfg.n_head,
+                          cfg.n_embd, tokenizer.eos)).place(device, bf16)
     pages = encode_texts(texts, tokenizer, cfg.block_size)
-    train(model, pages, [], tokenizer, base, cfg.pretrain_steps, cfg.pretrain_lr, cfg, device)
+    run_loop(model, pages, [], tokenizer, base, cfg.pretrain_steps, cfg.pretrain_lr, cfg, device)
     finish(model, tokenizer, base, cfg)
     return model
 
@@ -110,20 +126,21 @@ def main(cfg):
     train_set, test_set = data.load(cfg.data)
     demonstrations = train_set.need("demonstrations", cfg.data)
     if cfg.init == "scratch":
-        parse_train(cfg.train, cfg.n_layer)         # mistakes are told now, not after minutes of reading
+        parse_train(cfg.train, cfg.n_layer)         # fail now, not after pretraining
         tokenizer, block_size = data.tokenizer_for(cfg.data), cfg.block_size
     else:
         folder = find_folder(cfg.init)
         tokenizer, model = Tokenizer.load(folder), GPT.from_pretrained(folder, device, bf16)
         block_size = min(cfg.block_size, model.config.block_size)
-    examples = encode_demonstrations(demonstrations, tokenizer, block_size)
-    held_out = encode_demonstrations(test_set.demonstrations, tokenizer, block_size) if test_set.demonstrations else []
+    examples, held_out = encode_demonstrations(demonstrations, tokenizer, block_size), []
+    if test_set.demonstrations:
+        held_out = encode_demonstrations(test_set.demonstrations, tokenizer, block_size)
     if cfg.init == "scratch":
         model = pretrain(train_set.need("texts", cfg.data), tokenizer, run, cfg, device, bf16)
-    torch.manual_seed(cfg.seed)                     # base/ was just made or was there: go on alike
+    torch.manual_seed(cfg.seed)     # the same whether base/ was just made or was there
     set_trainable(model, cfg.train)
     print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
-    train(model, examples, held_out, tokenizer, run / "sft", cfg.steps, cfg.lr, cfg, device)
+    run_loop(model, examples, held_out, tokenizer, run / "sft", cfg.steps, cfg.lr, cfg, device)
     finish(model, tokenizer, run / "sft", cfg)
 
 

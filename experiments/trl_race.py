@@ -24,7 +24,7 @@ import torch
 import data
 import evaluate
 import ppo
-from text.encode import encode_prompts
+from text.batches import encode_prompts
 from text.tokenizer import Tokenizer
 from gpt import GPT, ScalarGPT
 from judges import Gold

@@ -12,8 +12,7 @@ win_rate.py says what a verdict is. `open_judge` gives the judge that the comman
 """
 import torch
 
-from text.batches import pad
-from text.encode import fit
+from text.batches import fit, pad
 from text.tokenizer import Tokenizer
 from gpt import ScalarGPT
 from judges.win_rate import by_scores

@@ -20,8 +20,7 @@ from IPython.display import clear_output
 import data
 import ppo
 import reward
-from text.batches import minibatch, pad
-from text.encode import encode_comparisons
+from text.batches import batch_at, encode_comparisons, pad
 from text.tokenizer import Tokenizer
 from data.toy_world import is_ideal, judge
 from gpt import GPT, ScalarGPT
@@ -97,7 +96,7 @@ def practise(models, folder, cfg):
     for step in range(cfg.steps):
         for optimizer, peak in zip(optimizers, (cfg.lr, cfg.critic_lr)):
             set_learning_rate(optimizer, peak, step, cfg.steps)
-        asked = minibatch(prompts, cfg.batch_size, step, cfg.seed)
+        asked = batch_at(prompts, cfg.batch_size, step, cfg.seed)
         ids, mask = pad([tokenizer.encode(prompt) for prompt in asked], left=True)              # (B, P)
         e = ppo.make_experience(actor, critic, *frozen, ids, mask, cfg.kl_coef, cfg)
         metrics = ppo.learn(actor, critic, *optimizers, e, cfg)
@@ -121,11 +120,11 @@ def scarce(seed, tenth=0):
         examples = encode_comparisons(rankings, tokenizer, model.config.block_size)
         for step in range(cfg.steps):
             set_learning_rate(optimizer, cfg.lr, step, cfg.steps)
-            batch = minibatch(examples, cfg.batch_size, step, cfg.seed)
+            batch = batch_at(examples, cfg.batch_size, step, cfg.seed)
             reward.pairwise_loss(*reward.score_pairs(model, batch)).backward()
             take_step(model, optimizer)
             show(f"a reward model of a tenth, seed {seed}: step {step + 1} of {cfg.steps}")
-        prompts = [tokenizer.encode(prompt) for prompt in minibatch(train_set.prompts, cfg.normalise_samples, 0, 0)]
+        prompts = [tokenizer.encode(prompt) for prompt in batch_at(train_set.prompts, cfg.normalise_samples, 0, 0)]
         reward.fit_normalisation(model, GPT.from_pretrained(run / "sft"), prompts, cfg, torch.device("cpu"))
         model.save_pretrained(folder, tokenizer)
     show(f"a reward model that has read a tenth of the comparisons, seed {seed}: the lessons’ own, in out/notebooks")

@@ -27,8 +27,7 @@ import torch
 import data
 import methods
 import ppo
-from text.batches import minibatch, pad
-from text.encode import encode_comparisons
+from text.batches import batch_at, encode_comparisons, pad
 from text.tokenizer import Tokenizer
 from evaluate import Config as EvaluateConfig, answer_all, best_of, best_of_kl, summary
 from judges import Gold
@@ -104,7 +103,7 @@ class Runner:
     def rollout(self, critic, kl_coef, k, step, cfg):
         """(Experience of k answers in a row to each of the step-th prompts, these prompts). What the judge thinks is
         only noted."""
-        some = minibatch(self.train_set.prompts, cfg.batch_size // k, step, self.seed)
+        some = batch_at(self.train_set.prompts, cfg.batch_size // k, step, self.seed)
         asked = [prompt for prompt in some for _ in range(k)]
         ids, mask = pad([self.tokenizer.encode(prompt) for prompt in asked], left=True)         # (B, P)
         e = ppo.make_experience(self.actor, critic, self.reference, self.reward_model, ids, mask, kl_coef, cfg)
@@ -128,13 +127,13 @@ class Runner:
     def compare(self, rankings, rankings_seed, cfg):
         """DPO on the rankings that the reward model has read. A rollout now and then is only measured."""
         examples = encode_comparisons(self.train_set.comparisons, self.tokenizer, self.actor.config.block_size)
-        examples, steps = minibatch(examples, rankings, 0, rankings_seed), rankings // 16
+        examples, steps = batch_at(examples, rankings, 0, rankings_seed), rankings // 16
         beta = cfg.kl_coef * self.reward_model.config.reward_std    # PPO's β is the price in normalised scores
         for step in range(steps):
             if step % (steps // 10) == 0:
                 self.rollout(methods.no_critic, cfg.kl_coef, 1, step, cfg)
             set_learning_rate(self.optimizer, cfg.lr, step, steps)
-            batch = minibatch(examples, 16, step, self.seed)
+            batch = batch_at(examples, 16, step, self.seed)
             methods.dpo(batch, self.actor, self.reference, self.optimizer, beta)
 
     def choose(self, cfg):

@@ -2,8 +2,9 @@
 
     torchrun --nproc_per_node=4 -- ppo.py --data hh
 
-Each process takes its part of every batch, and gradients are summed before every step: so N processes make the steps
-that one would make with the same batches. Started without torchrun there is one process, and all this does nothing.
+Each process responds to its own rows of a batch, and learns from its own rows. Gradients are summed
+before every step, so N processes make the steps that one would make with the same batches. Without
+torchrun there is one process, and nothing here does anything.
 """
 import os
 import sys
@@ -24,8 +25,8 @@ def world_size():
 
 
 def join(device, cfg):
-    """Join the other processes that torchrun has started. Returns this process's device. Raises UserError if a batch
-    cannot be divided evenly among them."""
+    """Join the other processes that torchrun has started. Returns this process's device. Raises
+    UserError if a batch cannot be divided evenly among them."""
     if "WORLD_SIZE" not in os.environ:
         return device
     if device.type == "cuda":
@@ -34,35 +35,47 @@ def join(device, cfg):
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if cfg.batch_size % (world_size() * getattr(cfg, "minibatches", 1)):
-        raise UserError(f"--batch_size {cfg.batch_size}: must be a multiple of the {world_size()} processes, "
-                        "times --minibatches in ppo.py")
+        raise UserError(f"--batch_size {cfg.batch_size}: must be a multiple of the {world_size()} "
+                        "processes, times --minibatches in ppo.py")
     if rank() > 0:
         sys.stdout = open(os.devnull, "w")          # one process talks
     torch.manual_seed(cfg.seed + 100_003 * rank())  # each samples its own responses
     return device
 
 
-def own_part(batch):
-    """This process's part of a batch, a list."""
+def own_rows(batch):
+    """This process's rows of a batch: a list, a tensor (B, …), or an Experience (ppo.py)."""
     return batch[rank()::world_size()]
+
+
+def gather(x):
+    """The rows of all processes as one tensor (B, …). Narrower rows get zeros on the right."""
+    parts = [x] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(parts, x.cpu())
+        if x.ndim == 2:
+            width = max(part.shape[1] for part in parts)
+            parts = [torch.cat([part, part.new_zeros(len(part), width - part.shape[1])], dim=1)
+                     for part in parts]
+    return torch.cat([part.to(x.device) for part in parts])
 
 
 def total(x):
     """The sum of a number or tensor over all processes, as a tensor."""
     x = torch.as_tensor(x).detach().clone()
-    if world_size() > 1:
-        shared = x.cuda() if dist.get_backend() == "nccl" else x
-        dist.all_reduce(shared)
-        x = shared.to(x.device)
-    return x
+    return in_place(dist.all_reduce, x) if world_size() > 1 else x
 
 
-def gather(x):
-    """The tensors (n) of all processes, which may differ in length, as one."""
-    parts = [x] * world_size()
-    if world_size() > 1:
-        dist.all_gather_object(parts, x.cpu())
-    return torch.cat([part.to(x.device) for part in parts])
+def from_first(x):
+    """The first process's tensor, in all of them."""
+    return in_place(lambda shared: dist.broadcast(shared, src=0), x) if world_size() > 1 else x
+
+
+def in_place(operation, x):
+    """What an operation that changes a tensor makes of x; NCCL wants it on the GPU."""
+    shared = x.cuda() if dist.get_backend() == "nccl" else x
+    operation(shared)
+    return shared.to(x.device)
 
 
 def start_alike(model):
@@ -77,5 +90,5 @@ def sum_gradients(model):
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if world_size() > 1:
         summed = total(torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, part in zip(gradients, summed.split([gradient.numel() for gradient in gradients])):
+        for gradient, part in zip(gradients, summed.split([g.numel() for g in gradients])):
             gradient.copy_(part.view_as(gradient))

@@ -1,13 +1,15 @@
-"""The steps of a training loop: where they start, what they log, when they save, how they end.
+"""What happens around a training loop: the screen, the curves, saves, signals, going on.
 
-    loop = Loop(folder, steps, cfg, rows, tokenizer, model=model, optimizer=optimizer)
-    for step in loop:
-        …
-        loop.log({"loss": loss}, show=["loss"])
+    loop = Loop(folder, steps, cfg, rows, tokenizer, state, model=model, optimizer=optimizer)
+    loop.start()
+    for step, batch, metrics in loop.run(train(…)):
+        loop.log(metrics, show=["loss"], batch=batch)
     loop.close()
 
-`folder` is that of the stage. `resume.pt` in it holds all that the loop needs to go on as if it had never stopped. It
-is written every so often, after the last step, and when Ctrl-C or a scheduler's SIGTERM asks the loop to stop.
+The loop itself is a generator of its script: it knows nothing of this file, and anybody can
+consume it. `folder` is that of the stage. `resume.pt` in it holds all that is needed to go on as
+if the run had never stopped. It is written every so often, after the last step, and when Ctrl-C or
+a scheduler's SIGTERM asks the run to stop.
 """
 import math
 import os
@@ -27,41 +29,50 @@ MINUTES = 10            # between two saves: what a power cut costs at most
 
 
 class Loop:
-    def __init__(self, folder, steps, cfg, rows, tokenizer, values=None, **parts):
-        """`rows` are the lists of token ids that the loop learns from, `parts` the models and optimisers by name,
-        `values` a dict of what else changes from step to step. With cfg.resume it goes on from the last save."""
-        self.folder, self.steps, self.cfg, self.tokenizer, self.parts = folder, steps, cfg, tokenizer, parts
-        self.values = {} if values is None else values
-        self.path, self.step, self.signal, self.saved = folder / "resume.pt", 0, None, time.monotonic()
-        there = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self.handlers = {number: handler for number, handler in there.items() if handler != signal.SIG_IGN}
-        self.identity = identity(cfg, rows, parts)
-        if cfg.resume and self.path.exists():
+    def __init__(self, folder, steps, cfg, rows, tokenizer, state, **parts):
+        """`rows` are the lists of token ids that are learned from; `parts` the models and
+        optimisers by name; `state` a dict of all else that changes from step to step. Its "step"
+        is the number of steps that are done."""
+        self.folder, self.steps, self.cfg, self.rows = folder, steps, cfg, rows
+        self.tokenizer, self.state, self.parts = tokenizer, state, parts
+        self.path, self.signal, self.handlers, self.saved = folder / "resume.pt", None, {}, 0.0
+
+    def start(self):
+        """With --resume, restore parts, state and random generators from the last save. Otherwise
+        keep what an earlier run left in the folder under another name."""
+        self.identity = identity(self.cfg, self.rows, self.parts)
+        if self.cfg.resume and self.path.exists():
             self.load()
         elif rank() == 0:
-            set_aside(folder)
-
-    def __iter__(self):
+            set_aside(self.folder)
+        self.step, self.saved = self.state["step"], time.monotonic()    # the step of the curves
         self.open()
+
+    def run(self, updates):
+        """Pass on what the generator `updates` yields after each step. Saves when it is due, and
+        stops when a signal asks for it: raises Stopped once the step is done and saved."""
+        there = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.handlers = {number: old for number, old in there.items() if old != signal.SIG_IGN}
         try:
             for number in self.handlers:
                 signal.signal(number, self.stop_after_this_step)
-            while self.step < self.steps:
-                yield self.step
+            for update in updates:
+                yield update
                 self.step += 1
                 self.bar.update()
-                stop = total(float(self.signal is not None)) > 0       # what one process is told, all do
-                if stop or self.step == self.steps or self.save_is_due():
+                stop = total(float(self.signal is not None)) > 0    # what one is told, all do
+                if stop or self.state["step"] == self.steps or self.save_is_due():
                     self.save()
                 if stop:
                     raise Stopped(self.signal or signal.SIGTERM,
-                                  f"stopped after step {self.step} of {self.steps}, which is saved: "
-                                  "the same command with --resume goes on from there")
+                                  f"stopped after step {self.state['step']} of {self.steps}, which "
+                                  "is saved: the same command with --resume goes on from there")
         finally:
             self.give_signals_back()
 
     def stop_after_this_step(self, number, frame):
-        """The first signal asks the loop to stop; the next one stops the program at once, as it does elsewhere."""
+        """The first signal asks the run to stop; the next one stops the program at once, as it
+        does elsewhere."""
         self.signal = number
         self.give_signals_back()
         os.write(2, b"\nstopping after this step; once more stops at once, without a save\n")
@@ -70,28 +81,29 @@ class Loop:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
-    # ------------------------------------------------------------------------- the screen and TensorBoard
+    # ---------- the screen and TensorBoard
 
     def open(self):
         """One progress bar and one folder of TensorBoard's, of the first process."""
         if rank() > 0:
             self.writer = self.bar = Silence()
             return
-        from torch.utils.tensorboard import SummaryWriter       # slow to import, and tests do without
+        from torch.utils.tensorboard import SummaryWriter   # slow to import, and tests do without
         from tqdm import tqdm
-        self.writer = SummaryWriter(self.folder.parent / "logs" / self.folder.name, purge_step=self.step)
-        self.bar = tqdm(total=self.steps, initial=self.step, desc=self.folder.name, dynamic_ncols=True)
+        done = self.state["step"]
+        self.writer = SummaryWriter(self.folder.parent / "logs" / self.folder.name, purge_step=done)
+        self.bar = tqdm(total=self.steps, initial=done, desc=self.folder.name, dynamic_ncols=True)
 
     def log(self, metrics, show=(), batch=None):
-        """Log a dict of numbers at this step; those named in `show` also stand on the progress bar. Raises UserError if
-        a loss or a gradient is not finite, after it has written `batch` as text: nested lists of token ids, or padded
-        `ids` with their `mask`."""
-        metrics = {name: torch.as_tensor(value).item() for name, value in metrics.items()}
+        """Log a dict of numbers at this step; those named in `show` also stand on
+        the progress bar. Raises UserError if a loss or a gradient is not finite, after it has
+        written `batch` as text: nested lists of token ids, or padded `ids` with their `mask`."""
         for name, value in metrics.items():
             if not math.isfinite(value) and ("loss" in name or "gradient" in name):
                 raise UserError(write_batch(self, name, value, batch))
             self.writer.add_scalar(name, value, self.step)
-        self.bar.set_postfix({name.split("/")[-1]: f"{metrics[name]:.3g}" for name in show}, refresh=False)
+        shown = {name.split("/")[-1]: f"{metrics[name]:.3g}" for name in show}
+        self.bar.set_postfix(shown, refresh=False)
 
     def text(self, name, text):
         """Print a text above the bar, and log it."""
@@ -102,35 +114,36 @@ class Loop:
         self.bar.close()
         self.writer.close()
 
-    # ------------------------------------------------------------------------- resume.pt
+    # ---------- resume.pt
 
     def save_is_due(self):
         """Every --save_every steps, or every ten minutes by the clock of any process."""
         if self.cfg.save_every:
-            return self.step % self.cfg.save_every == 0
+            return self.state["step"] % self.cfg.save_every == 0
         return total(float(time.monotonic() - self.saved > 60 * MINUTES)) > 0
 
     def save(self):
-        """Write the parts, the values, the step and the states of all processes' random generators."""
-        cuda = torch.stack(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else torch.empty(0)
-        self.writer.flush()                 # so that the curves have no gap where a killed run went on
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        state.update(identity=self.identity, values=self.values, step=self.step,
+        """Write the parts, the state, and the random generators of all processes."""
+        cuda = torch.empty(0)
+        if torch.cuda.is_initialized():
+            cuda = torch.stack(torch.cuda.get_rng_state_all())      # (devices, bytes)
+        self.writer.flush()                 # else the curves have a gap where a killed run goes on
+        saved = {name: part.state_dict() for name, part in self.parts.items()}
+        saved.update(identity=self.identity, state=self.state,
                      rng=gather(torch.get_rng_state()[None]), cuda_rng=gather(cuda[None]))
-        write_whole(self.path, lambda path: torch.save(state, path))
+        write_whole(self.path, lambda path: torch.save(saved, path))
         self.saved = time.monotonic()
 
     def load(self):
-        """Go on from the last save. Raises UserError if that is damaged or of another run."""
-        state = read_checkpoint(self.path)
-        check_same_run(self.path, state, self.identity, self.steps)
+        """Raises UserError if the last save is damaged or of another run."""
+        saved = read_checkpoint(self.path)
+        check_same_run(self.path, saved, self.identity, self.steps)
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        self.values.update(state["values"])
-        self.step = state["step"]
-        if rank() < len(state["rng"]):              # else there were fewer processes, and this one has its seed
-            torch.set_rng_state(state["rng"][rank()].clone())       # torch reads where a tensor's storage begins
-            for device, rng in zip(range(torch.cuda.device_count()), state["cuda_rng"][rank()]):
+            part.load_state_dict(saved[name])
+        self.state.update(saved["state"])
+        if rank() < len(saved["rng"]):      # else there were fewer processes, and it has its seed
+            torch.set_rng_state(saved["rng"][rank()].clone())   # torch reads from a storage's start
+            for device, rng in zip(range(torch.cuda.device_count()), saved["cuda_rng"][rank()]):
                 torch.cuda.set_rng_state(rng, device)
 
 

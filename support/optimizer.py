@@ -11,10 +11,8 @@ def adamw(model):
 
 
 def set_learning_rate(optimizer, peak, step, steps, warmup=0.05):
-    """Linear warm-up over the first twentieth of the steps, then linear decay to 0. Returns the rate.
-
-    The rate depends on the step alone, so a resumed run needs no scheduler state.
-    """
+    """Linear warm-up over the first twentieth of the steps, then linear decay to 0. Returns the
+    rate. It depends on the step alone, so a resumed run needs no scheduler state."""
     done = step / steps
     rate = peak * min((step + 1) / max(1, warmup * steps), (1 - done) / (1 - warmup), 1.0)
     for group in optimizer.param_groups:
@@ -23,8 +21,9 @@ def set_learning_rate(optimizer, peak, step, steps, warmup=0.05):
 
 
 def take_step(model, optimizer):
-    """Clip the gradient to norm 1, step, zero: in this order, after backward. Returns the norm before clipping. If that
-    is not finite no step is taken, since it would spoil all weights; `Loop.log` then stops the run."""
+    """Clip the gradient to norm 1, step, zero: in this order, after backward. Returns the norm
+    before clipping. If that is not finite no step is taken, since it would spoil all weights;
+    `Loop.log` then stops the run."""
     sum_gradients(model)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     if norm.isfinite():

@@ -8,8 +8,7 @@ import torch
 
 import data
 from support import UserError
-from text.batches import minibatch, pad
-from text.encode import fit
+from text.batches import batch_at, fit, pad
 from data.jsonl import read_jsonl
 from text.tokenizer import Tokenizer
 from tiny import critic, words, write_rows
@@ -89,7 +88,7 @@ def test_masks_come_from_lengths_whatever_the_ids_are():
 
 def test_every_row_comes_once_an_epoch_in_a_new_order_each_time():
     rows = list(range(10))
-    walk = sum((minibatch(rows, 3, step, seed=0) for step in range(100)), [])   # batches reach over the epochs' ends
+    walk = sum((batch_at(rows, 3, step, seed=0) for step in range(100)), [])   # batches reach over the epochs' ends
     epochs = [walk[i:i + 10] for i in range(0, 300, 10)]
     assert all(sorted(epoch) == rows for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) == 30
 
@@ -97,16 +96,16 @@ def test_every_row_comes_once_an_epoch_in_a_new_order_each_time():
 @pytest.mark.parametrize("size", [4, 10, 25])
 def test_batches_of_any_size_are_pieces_of_one_walk(size):
     rows = list(range(10))
-    walk = sum((minibatch(rows, 1, step, seed=3) for step in range(100)), [])
-    assert [minibatch(rows, size, step, seed=3) for step in range(4)] == [walk[i * size:(i + 1) * size] for i in range(4)]
+    walk = sum((batch_at(rows, 1, step, seed=3) for step in range(100)), [])
+    assert [batch_at(rows, size, step, seed=3) for step in range(4)] == [walk[i * size:(i + 1) * size] for i in range(4)]
 
 
 def test_a_batch_is_a_function_of_step_and_seed_alone():
     torch.manual_seed(1)
-    first = minibatch(range(100), 8, 17, seed=0)
+    first = batch_at(range(100), 8, 17, seed=0)
     torch.manual_seed(2)
-    assert minibatch(range(100), 8, 17, seed=0) == first
-    assert minibatch(range(100), 8, 17, seed=1) != first
+    assert batch_at(range(100), 8, 17, seed=0) == first
+    assert batch_at(range(100), 8, 17, seed=1) != first
 
 # ----------------------------------------------------------------------------- people's own rows
 

@@ -34,15 +34,14 @@ def test_without_torchrun_there_is_one_process_and_nothing_changes():
     from support import distributed
     x = torch.arange(3.0)
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
-    assert distributed.own_part([1, 2, 3]) == [1, 2, 3]
-    assert torch.equal(distributed.total(x), x) and torch.equal(distributed.gather(x), x)
+    assert distributed.own_rows([1, 2, 3]) == [1, 2, 3]
+    assert torch.equal(distributed.total(x), x) and torch.equal(distributed.gather(x), x) and torch.equal(distributed.from_first(x), x)
 
 # ----------------------------------------------------------------------------- what the processes run
 
 
 def main(folder):
     """A few steps of each stage with tiny models; the first process saves weights and metrics."""
-    from types import SimpleNamespace
     import ppo
     import reward
     import sft
@@ -50,13 +49,12 @@ def main(folder):
     from text.batches import pad
     from gpt import GPT
     from support.distributed import join, rank
+    from support.optimizer import adamw
     from test_invariances import DEMONSTRATIONS, RANKINGS
 
     join(torch.device("cpu"), ppo.Config(batch_size=8, minibatches=1))
     # SGD in place of AdamW, which blows the rounding of a gradient that is 0 up to a whole step.
     torch.optim.AdamW = lambda parameters, **_: torch.optim.SGD(parameters, lr=0.0)
-    for script in (sft, reward, ppo):
-        script.Loop = tiny.SilentLoop
 
     plain = GPT.generate
 
@@ -75,17 +73,19 @@ def main(folder):
     def flat(model):
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
-    def numbers(metrics):
-        steps = sorted(key for key in metrics if key != "texts")
-        return [value for step in steps for _, value in sorted(metrics[step].items())]
+    def numbers(steps):
+        return [value for metrics in steps for _, value in sorted(metrics.items())]
 
     torch.manual_seed(0)
     result, prompts = {}, [[1, 2, 3], [4], [5, 6], [7, 8, 9, 1], [2], [3, 3], [9, 8], [6, 1, 1]]
     gpt, rm = tiny.model(seed=rank()), tiny.critic(seed=5 + rank())     # the first process's weights count
     result["sft before"], result["reward before"] = flat(gpt), flat(rm)
     cfg = sft.Config(batch_size=4, lr=0.1)
-    sft.train(gpt, DEMONSTRATIONS, DEMONSTRATIONS, None, folder / "sft", 3, 0.1, cfg, "cpu")
-    reward.train(rm, RANKINGS + RANKINGS[:1], None, folder / "reward", reward.Config(batch_size=4, steps=3, lr=0.1), "cpu")
+    steps = sft.train(gpt, adamw(gpt), DEMONSTRATIONS, 3, 0.1, {"step": 0}, cfg)
+    result["sft metrics"] = numbers([metrics for _, _, metrics in steps]) + [sft.test_loss(gpt, DEMONSTRATIONS, cfg, None)]
+    cfg = reward.Config(batch_size=4, steps=3, lr=0.1)
+    steps = reward.train(rm, adamw(rm), RANKINGS + RANKINGS[:1], {"step": 0}, cfg)
+    result["reward metrics"] = numbers([metrics for _, _, metrics in steps])
     result["sft"], result["reward"] = flat(gpt), flat(rm)
     result["normalisation"] = reward.fit_normalisation(rm, gpt, prompts * 3, reward.Config(max_new_tokens=8), "cpu")
 
@@ -93,12 +93,10 @@ def main(folder):
     reference.load_state_dict(actor.state_dict())
     result["actor before"], result["critic before"] = flat(actor), flat(critic)
     cfg = tiny.ppo_config(steps=4, batch_size=8, epochs=2, lr=0.5, critic_lr=0.1, kl_coef=0.3, kl_target=0.5, kl_horizon=40)
-    samples = SimpleNamespace(side_by_side=lambda actor: "", tokenizer=None)
-    ppo.train(actor, critic, reference, scorer, prompts, samples, folder / "ppo", cfg, "cpu")
+    steps = ppo.train(actor, critic, reference, scorer, adamw(actor), adamw(critic), prompts, ppo.first_state(cfg), cfg)
+    logged = [metrics for _, _, metrics in steps]
     result["actor"], result["critic"] = flat(actor), flat(critic)
-    logged = tiny.SilentLoop.runs
-    result |= {f"{name} metrics": numbers(logged[name]) for name in ("sft", "reward", "ppo")}
-    result["kl_coef"] = [logged["ppo"][step]["kl_coef"] for step in range(4)]
+    result["ppo metrics"], result["kl_coef"] = numbers(logged), [metrics["kl_coef"] for metrics in logged]
     if rank() == 0:
         torch.save(result, folder / "result.pt")
 

@@ -5,7 +5,7 @@ from torch.autograd import gradcheck
 
 from gpt import response_logits, token_logprobs
 from ppo import policy_loss, state_values, value_loss
-from checks import entropy
+from ppo import entropy
 from reward import pairwise_loss, score_pairs
 from sft import sft_loss
 from tiny import EOS, critic, model

@@ -8,6 +8,7 @@ import reward
 import sft
 from text.batches import micro_batches, pad, row_parts
 from ppo import Experience, learn, make_experience, policy_loss, value_loss
+from support.optimizer import adamw
 from reward import pairwise_loss, score_pairs
 from sft import sft_loss
 from tiny import EOS, VOCAB, close, critic, model, ppo_config
@@ -182,12 +183,13 @@ def plain_steps(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_two_steps_on_demonstrations_are_the_same_in_micro_batches(plain_steps, quiet, tmp_path, size):
+def test_two_steps_on_demonstrations_are_the_same_in_micro_batches(plain_steps, size):
     """The completions have 2, 6, 1 and 3 tokens to learn: a mean over examples would be another step."""
     def trained(**changes):
-        gpt, cfg = model(), sft.Config(batch_size=4, save_every=9, **changes)
-        sft.train(gpt, DEMONSTRATIONS, DEMONSTRATIONS, None, tmp_path / "sft", 2, 0.1, cfg, "cpu")
-        return quiet.runs.pop("sft"), torch.cat([p.detach().flatten() for p in gpt.parameters()])
+        gpt, cfg = model(), sft.Config(batch_size=4, **changes)
+        steps = [metrics for _, _, metrics in sft.train(gpt, adamw(gpt), DEMONSTRATIONS, 2, 0.1, {"step": 0}, cfg)]
+        steps.append({"test_loss": sft.test_loss(gpt, DEMONSTRATIONS, cfg, None)})
+        return steps, torch.cat([p.detach().flatten() for p in gpt.parameters()])
     (whole, parameters), (parts, again) = trained(), trained(micro_batch_size=size)
     close(again, parameters, 1e-5)
     for step in (0, 1, 2):
@@ -195,12 +197,12 @@ def test_two_steps_on_demonstrations_are_the_same_in_micro_batches(plain_steps, 
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_two_steps_on_rankings_are_the_same_in_micro_batches(plain_steps, quiet, tmp_path, size):
+def test_two_steps_on_rankings_are_the_same_in_micro_batches(plain_steps, size):
     """The rankings stand for 1, 6 and 3 pairs."""
     def trained(**changes):
-        rm, cfg = critic(), reward.Config(batch_size=3, steps=2, lr=0.1, save_every=9, **changes)
-        reward.train(rm, RANKINGS, None, tmp_path / "reward", cfg, "cpu")
-        return quiet.runs.pop("reward"), torch.cat([p.detach().flatten() for p in rm.parameters()])
+        rm, cfg = critic(), reward.Config(batch_size=3, steps=2, lr=0.1, **changes)
+        steps = [metrics for _, _, metrics in reward.train(rm, adamw(rm), RANKINGS, {"step": 0}, cfg)]
+        return steps, torch.cat([p.detach().flatten() for p in rm.parameters()])
     (whole, parameters), (parts, again) = trained(), trained(micro_batch_size=size)
     close(again, parameters, 1e-5)
     for step in (0, 1):

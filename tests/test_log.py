@@ -1,17 +1,24 @@
 """support.loop.Loop: what a loop says while it runs. test_resume.py has what it saves."""
 from types import SimpleNamespace
 
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from support.loop import Loop
 
 
+def steps_from(state, steps):
+    """A loop that learns nothing."""
+    for step in range(state["step"], steps):
+        state["step"] = step + 1
+        yield step
+
+
 def logged(folder, start, steps):
-    loop = Loop(folder / "ppo", steps, SimpleNamespace(resume=start > 0, save_every=100), [], None)
-    loop.step = start
-    for step in loop:
-        loop.log({"loss": torch.tensor(step + 0.5, requires_grad=True), "lr": 0.25}, show=["loss"])
+    state = {"step": start}
+    loop = Loop(folder / "ppo", steps, SimpleNamespace(resume=start > 0, save_every=100), [], None, state)
+    loop.start()
+    for step in loop.run(steps_from(state, steps)):
+        loop.log({"loss": step + 0.5, "lr": 0.25}, show=["loss"])
     loop.text("samples", "An owl hoots.")
     loop.close()
 

@@ -7,9 +7,10 @@ import torch
 
 from support.optimizer import set_learning_rate
 from gpt import token_logprobs
+from methods import kl_estimate
 from ppo import adapt_kl_coef, gae, kl_penalty, make_experience, masked_mean, policy_loss, value_loss, whiten
 from reward import accuracy, pairwise_loss, score_pairs
-from checks import entropy
+from ppo import entropy
 from tiny import EOS, close, ppo_config
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]]).bool()
@@ -112,14 +113,14 @@ PI, REF = torch.tensor([.6, .3, .1]), torch.tensor([.3, .3, .4])
 
 @pytest.mark.parametrize("estimator, expected", [("k1", .277259), ("k3", .277259)])
 def test_the_estimators_average_to_the_exact_kl(estimator, expected):
-    close((PI * kl_penalty(PI.log(), REF.log(), estimator)).sum(), expected)
+    close((PI * kl_estimate(PI.log(), REF.log(), estimator)).sum(), expected)
 
 
 def test_k1_and_k3_are_exact_for_distributions_far_apart():
     pi, ref = torch.tensor([.9, .09, .01], dtype=torch.double), torch.tensor([.01, .09, .9], dtype=torch.double)
     exact = torch.distributions.kl_divergence(torch.distributions.Categorical(pi), torch.distributions.Categorical(ref))
     for estimator in ("k1", "k3"):
-        close((pi * kl_penalty(pi.log(), ref.log(), estimator)).sum(), exact, 1e-12)
+        close((pi * kl_estimate(pi.log(), ref.log(), estimator)).sum(), exact, 1e-12)
 
 
 def test_the_default_estimator_sums_to_the_log_ratio_of_the_answer():
@@ -129,7 +130,7 @@ def test_the_default_estimator_sums_to_the_log_ratio_of_the_answer():
 
 def test_k3_is_never_negative():
     d = torch.tensor([-3., -1e-4, 0, 1e-4, 3])
-    k3 = kl_penalty(torch.zeros(5), d, "k3")
+    k3 = kl_estimate(torch.zeros(5), d, "k3")
     close(k3, [2.049787, 0, 0, 0, 16.085537])
     assert (k3 >= 0).all()
 

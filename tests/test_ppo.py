@@ -13,9 +13,9 @@ import sft
 from support import UserError
 from text.batches import pad
 from gpt import GPT, ScalarGPT
-from ppo import learn, make_experience
-import checks as monitor
-from checks import check_kl, check_ratio, check_reference, describe
+from ppo import describe, learn, make_experience
+import checks
+from checks import check_kl, check_ratio, check_reference
 from support.optimizer import take_step
 from tiny import EOS, ROWS, close, critic, model, ppo_config, words
 
@@ -106,7 +106,7 @@ def test_actor_and_critic_are_clipped_each_within_its_own_range(clip, value_clip
     experience = rollout()
     mask, A = experience.response_mask, experience.advantages[experience.response_mask]
     shifted = replace(experience, values=experience.values + 0.3 * mask, logprobs=experience.logprobs - 0.2 * mask)
-    monkeypatch.setattr(monitor, "check_ratio", lambda ratio, bf16: None)
+    monkeypatch.setattr(ppo, "check_ratio", lambda ratio, bf16: None)
     _, _, metrics = learned(shifted, clip=clip, value_clip=value_clip)
     v, returns = experience.values[mask], experience.returns[mask]
     near = torch.maximum(v, v + 0.3 - value_clip)
@@ -354,7 +354,7 @@ def test_a_run_whose_reference_is_not_its_actor_stops_at_step_zero(run_stage, tr
 
 
 def test_a_run_whose_kl_stays_negative_stops_at_its_third_rollout(run_stage, trained, monkeypatch, quiet):
-    monkeypatch.setattr(monitor, "check_reference", lambda kl, bf16: None)
+    monkeypatch.setattr(checks, "check_reference", lambda kl, bf16: None)
     with_reference(monkeypatch, lambda logprobs: logprobs + 1)
     with pytest.raises(UserError, match="clearly negative"):
         run_stage(ppo)

@@ -164,7 +164,7 @@ def test_a_signal_finishes_the_step_and_saves(run_stage, quiet, monkeypatch, sta
         with pytest.raises(Stopped, match="stopped after step 2 of 4, which is saved.*--resume goes on from there") as stop:
             run_stage(script)
     assert stop.value.args[0] == number
-    assert torch.load(Path("run") / stage / "resume.pt", weights_only=True)["step"] == 2
+    assert torch.load(Path("run") / stage / "resume.pt", weights_only=True)["state"]["step"] == 2
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     run_stage(script, resume=True)
 
@@ -344,7 +344,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_leaves_its_batch_as_text(ru
     saved = Path("run") / stage / "resume.pt"
     with pytest.raises(UserError, match=rf"is nan at step 2: the step was not taken, its batch is in run/{stage}/not_finite.json"):
         run_stage(script, save_every=1, **({"minibatches": 4, "epochs": 2} if script is ppo else {}))
-    assert torch.load(saved, weights_only=True)["step"] == 2    # the last save, of before that step
+    assert torch.load(saved, weights_only=True)["state"]["step"] == 2    # the last save, of before that step
     texts = json.loads((Path("run") / stage / "not_finite.json").read_text())
     assert len(texts) == {"base": 4, "reward": 4, "ppo": 6}[stage] and "Human: Is" in json.dumps(texts)
 
@@ -355,24 +355,25 @@ def test_a_checkpoint_brings_the_random_numbers_back(tmp_path):
     torch.manual_seed(7)
     part = torch.nn.Linear(2, 1)
     first = {name: tensor.clone() for name, tensor in part.state_dict().items()}
-    loop = tiny.SilentLoop(tmp_path, 9, ppo.Config(), [], None, {"kl_coef": 0.3}, part=part)
-    loop.open()
+    state = {"step": 0, "kl_coef": 0.3}
+    loop = tiny.SilentLoop(tmp_path, 9, ppo.Config(), [], None, state, part=part)
+    loop.start()
     with torch.no_grad():
         weights = part.weight.add_(1).clone()                   # what two steps may have made of it
-    loop.step = 3
+    state["step"] = 3
     loop.save()
     expected = torch.rand(3)
     torch.manual_seed(8)
     other = torch.nn.Linear(2, 1)
     torch.manual_seed(9)
-    values = {"kl_coef": 0.1}
+    state = {"step": 0, "kl_coef": 0.1}
     with pytest.raises(UserError, match="the first weights of the part were others"):
-        Loop(tmp_path, 9, ppo.Config(resume=True), [], None, values, part=other)
+        tiny.SilentLoop(tmp_path, 9, ppo.Config(resume=True), [], None, state, part=other).start()
     other.load_state_dict(first)
-    resumed = Loop(tmp_path, 9, ppo.Config(resume=True), [], None, values, part=other)
+    tiny.SilentLoop(tmp_path, 9, ppo.Config(resume=True), [], None, state, part=other).start()
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(other.weight, weights)
-    assert resumed.step == 3 and values == {"kl_coef": 0.3}
+    assert state == {"step": 3, "kl_coef": 0.3}
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -412,7 +413,7 @@ def test_temporary_files_of_killed_runs_are_removed_and_others_kept(tmp_path):
 
 def test_a_model_folder_gets_its_config_last(tmp_path, monkeypatch):
     from support import checkpoint
-    from data import tokenizer
+    from text import tokenizer
     names = []
     for module in (checkpoint, tokenizer):
         monkeypatch.setattr(module, "write_whole", lambda path, content: names.append(path.name))

@@ -170,7 +170,7 @@ def test_gradients_are_clipped_to_one_and_zeroed_in_the_loop(run_stage, monkeypa
         return norm
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
     monkeypatch.setattr(reward, "pairwise_loss", lambda chosen, rejected: 100 * pairwise_loss(chosen, rejected))
-    monkeypatch.setattr(reward, "minibatch", lambda examples, *given: examples)
+    monkeypatch.setattr(reward, "batch_at", lambda examples, *given: examples)
     run_stage(reward, lr=0.0, max_new_tokens=40)                                   # lr 0 and all examples: the same gradient every step
     assert len(norms) == 4 and norms[0][0] > 1
     for before, after in norms:

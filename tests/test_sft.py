@@ -91,13 +91,13 @@ def test_a_handful_of_answers_is_learned_by_heart():
 
 def test_from_scratch_it_reads_first_and_answers_from_what_it_read(run_stage, quiet, monkeypatch):
     trained = []
-    train = sft.train
+    run_loop = sft.run_loop
 
     def spy(net, examples, held_out, tokenizer, folder, steps, lr, cfg, device):
         before = [p.detach().clone() for p in net.parameters()]
-        train(net, examples, held_out, tokenizer, folder, steps, lr, cfg, device)
+        run_loop(net, examples, held_out, tokenizer, folder, steps, lr, cfg, device)
         trained.append((folder.name, examples, held_out, steps, lr, before, [p.detach().clone() for p in net.parameters()]))
-    monkeypatch.setattr(sft, "train", spy)
+    monkeypatch.setattr(sft, "run_loop", spy)
     run = run_stage(sft, steps=3, pretrain_steps=5, lr=0.02, pretrain_lr=0.04)
     (base, texts, none, base_steps, base_lr, _, read), (name, demonstrations, held_out, steps, lr, start, _) = trained
     assert (base, base_steps, base_lr, none, name, steps, lr) == ("base", 5, 0.04, [], "sft", 3, 0.02)
@@ -159,7 +159,7 @@ def test_gradients_are_clipped_to_one_and_zeroed_in_the_loop(run_stage, monkeypa
         return norm
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
     monkeypatch.setattr(sft, "sft_loss", lambda *given: 100 * sft_loss(*given))
-    monkeypatch.setattr(sft, "minibatch", lambda examples, *given: examples)
+    monkeypatch.setattr(sft, "batch_at", lambda examples, *given: examples)
     run_stage(sft, lr=0.0, pretrain_lr=0.0)                     # lr 0 and all examples: the same gradient every step
     assert len(norms) == 8 and norms[0][0] > 1
     for before, after in norms:

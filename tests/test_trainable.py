@@ -15,9 +15,8 @@ from support.command_line import PRESETS, launch
 from support import UserError
 from gpt import GPT, ScalarGPT, response_logprobs
 from support.hub import HUB
-from support.memory import check_memory
-import checks as monitor
-from checks import check_ratio
+import checks
+from checks import check_memory, check_ratio
 from support.trainable import LoRA, parameter_count, parse_train, set_trainable
 from tiny import BLOCK, VOCAB, Stop, close, critic, model
 
@@ -110,7 +109,7 @@ def test_the_actor_starts_at_the_reference_in_every_mode(run_stage, world, quiet
     run_stage(sft)
     run_stage(reward)
     checked = []
-    monkeypatch.setattr(monitor, "check_reference", lambda kl, bf16: checked.append((kl.abs().max().item(), bf16)))
+    monkeypatch.setattr(checks, "check_reference", lambda kl, bf16: checked.append((kl.abs().max().item(), bf16)))
     run_stage(ppo, train=train, steps=2)
     [(kl, bf16)] = checked
     assert kl < 1e-5 and not bf16

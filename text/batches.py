@@ -1,16 +1,76 @@
-"""Batches: which rows, padded to tensors, and in parts. Masks come from lengths, never from comparing ids."""
+"""From strings to batches: lists of token ids that fit into a model, padded tensors, parts.
+
+Masks come from lengths, never from comparing ids: a pad has no id of its own.
+"""
 from dataclasses import replace
 
 import torch
 
-from support.distributed import total
+from support import UserError
+from support.distributed import own_rows
 
+# ---------- token ids that fit
+
+def fit(prompt, completions, block_size):
+    """Cut a prompt's ids from the left until its longest completion fits behind it, all in
+    block_size tokens; None if a completion leaves no room for a prompt at all. All completions
+    keep the same prompt."""
+    room = block_size - max(map(len, completions))
+    return (prompt[-room:], completions) if room > 0 else None
+
+
+def encode_prompts(prompts, tokenizer, block_size, max_new_tokens):
+    """Ids of prompts (str), cut from the left so that `max_new_tokens` more fit into block_size
+    positions: the end of a prompt matters most. Raises UserError if there is no room for one."""
+    room = block_size - max_new_tokens
+    if room < 1:
+        raise UserError(f"--max_new_tokens {max_new_tokens} leaves no room for a prompt in the "
+                        f"model's {block_size} positions")
+    return [tokenizer.encode(prompt)[-room:] for prompt in prompts]
+
+
+def encode_texts(texts, tokenizer, block_size):
+    """Pages as (prompt ids, completion ids) with an empty prompt, long ones in pieces of
+    block_size."""
+    examples = []
+    for text in texts:
+        _, page = tokenizer.encode("", text)
+        pieces = [page[i:i + block_size] for i in range(0, len(page), block_size)]
+        examples += [([], piece) for piece in pieces if len(piece) > 1]  # one predicts nothing
+    return examples
+
+
+def encode_demonstrations(demonstrations, tokenizer, block_size):
+    """(prompt ids, completion ids) of the demonstrations (prompt, completion) that fit."""
+    rankings = [(prompt, [completion]) for prompt, completion in demonstrations]
+    examples = encode_comparisons(rankings, tokenizer, block_size, "demonstration")
+    return [(prompt, completion) for prompt, [completion] in examples]
+
+
+def encode_comparisons(comparisons, tokenizer, block_size, kind="comparison"):
+    """(prompt ids, [completion ids, best first]) of the comparisons (prompt, ranking) that fit.
+    Prints how many do not. Raises UserError if none does."""
+    examples = []
+    for prompt, ranking in comparisons:
+        completions = [tokenizer.encode("", completion)[1] for completion in ranking]
+        if example := fit(tokenizer.encode(prompt), completions, block_size):
+            examples.append(example)
+    if len(examples) < len(comparisons):
+        print(f"{len(comparisons) - len(examples)} {kind}s dropped: a completion alone exceeds "
+              f"{block_size} tokens")
+    if not examples:
+        raise UserError(f"no {kind} fits into {block_size} tokens: train the SFT model with a "
+                        "larger --block_size")
+    return examples
+
+# ---------- batches
 
 def pad(rows, left=False, device=None):
-    """Lists of ids -> ids (B, T), mask (B, T), True where a row has a token. Pads hold id 0 and mean nothing."""
+    """Lists of ids -> ids (B, T), mask (B, T), True where a row has a token. Pads hold id 0 and
+    mean nothing."""
     width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)       # (B, T)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)      # (B, T)
     for i, row in enumerate(rows):
         where = slice(width - len(row), width) if left else slice(len(row))
         ids[i, where] = torch.tensor(row, dtype=torch.long)
@@ -18,10 +78,10 @@ def pad(rows, left=False, device=None):
     return ids.to(device), mask.to(device)
 
 
-def minibatch(rows, size, step, seed):
-    """The step-th batch of an endless walk through `rows`, reshuffled every epoch. A batch may end one epoch and begin
-    the next. A function of (step, seed) alone, so a resumed run needs no position to find its place.
-    """
+def batch_at(rows, size, step, seed):
+    """The step-th batch of an endless walk through `rows`, reshuffled every epoch. A batch may end
+    one epoch and begin the next. It depends on (step, seed) alone, so a resumed run needs no
+    position to find its place."""
     first, last = step * size, (step + 1) * size - 1            # positions in the walk
     orders = []
     for epoch in range(first // len(rows), last // len(rows) + 1):
@@ -30,51 +90,58 @@ def minibatch(rows, size, step, seed):
     start = first % len(rows)
     return [rows[i] for i in torch.cat(orders)[start:start + size].tolist()]
 
+# ---------- parts of a batch
 
 def micro_batches(batch, size, weight):
-    """A batch, a list of examples or a rollout, in parts of at most `size` (0: in one), each with its share of the
-    whole batch's weight, that of all processes.
+    """This process's rows of a batch, in parts of at most `size` rows (0: in one), each with its
+    share of the whole batch's weight. The batch is a list of examples or an Experience (ppo.py).
 
-    A loss is a mean over tokens or pairs. Its gradient is the sum of the parts' gradients only if each part
-    counts by how many of them it has, weight(part); a plain mean over parts would favour short texts.
+    A loss is a mean over tokens or pairs. Its gradient is the sum of the parts' gradients only if
+    each part counts by how many of them it has, weight(part); a plain mean over parts would
+    favour short texts.
     """
-    whole = total(weight(batch))
-    parts = [batch] if not size else alike(batch, size) if isinstance(batch, list) else rows_alike(batch, size)
+    whole, batch = weight(batch), own_rows(batch)
+    if not size:
+        parts = [batch]
+    else:
+        parts = alike(batch, size) if isinstance(batch, list) else rows_alike(batch, size)
     for part in parts:
         yield part, weight(part) / whole
 
 
 def alike(examples, size):
-    """Parts of at most `size` examples of like length: each is padded to its own longest text, and the lengths of real
-    dialogues differ a hundredfold."""
+    """Parts of at most `size` examples of like length. Each is padded only to its own longest
+    text, and the lengths of real dialogues differ a hundredfold."""
     examples = sorted(examples, key=longest)
     return [examples[i:i + size] for i in range(0, len(examples), size)]
 
 
 def longest(example):
-    """Tokens of the longest text of (prompt ids, completion ids) or (prompt ids, [completion ids, …])."""
+    """Tokens of the longest text of (prompt ids, completion ids) or (prompt ids, [completion
+    ids, …])."""
     prompt, rest = example
     completions = rest if isinstance(rest[0], list) else [rest]
     return len(prompt) + max(map(len, completions))
 
 
 def rows_alike(experience, size):
-    """The same of a rollout (see ppo.py), without the columns that are padding in all rows of a part."""
+    """The same of an Experience, without the columns that are padding in all rows of a part."""
     for rows in experience.mask.sum(1).argsort(stable=True).split(size):
         part = experience[rows]
-        R = part.response_mask.shape[1]
-        P, longest_response = part.ids.shape[1] - R, part.response_mask.sum(1).max().item()
-        seen = slice(first_token(part.mask), P + longest_response)
-        yield replace(part, **{name: value[:, seen] if name in ("ids", "mask") else value[:, :longest_response]
-                               for name, value in vars(part).items() if value.ndim == 2})
+        R = part.response_mask.sum(1).max().item()              # the longest response
+        seen = slice(first_token(part.mask), part.P + R)
+        yield replace(part, **{
+            name: value[:, seen] if name in ("ids", "mask") else value[:, :R]
+            for name, value in vars(part).items() if value.ndim == 2})
 
 
 def row_parts(ids, mask, size):
-    """Rows (B, T) in parts of at most `size` (0: in one), without the columns on the left that are all padding."""
+    """Rows (B, T) in parts of at most `size` (0: in one), without the columns on the left that are
+    padding in all rows of a part."""
     size = size or len(ids)
     for part, real in zip(ids.split(size), mask.split(size)):
         first = first_token(real)
-        yield part[:, first:], real[:, first:]
+        yield part[:, first:], real[:, first:]                  # 2 x (rows, T)
 
 
 def first_token(mask):
