@@ -290,14 +290,14 @@ def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
                 ids, mask, R = part.ids, part.response_mask, part.R
                 logits = response_logits(actor, ids, part.mask, R, cfg.temperature)  # (rows, R, V)
                 logprobs = token_logprobs(logits, ids[:, -R:])          # (rows, R)
-                loss, clipped = policy_loss(
+                actor_loss, clipped = policy_loss(
                     logprobs, part.logprobs, part.advantages, mask, cfg.clip)
-                (share * loss).backward()
+                (share * actor_loss).backward()
                 ratio = torch.exp(logprobs.detach() - part.logprobs)[mask]  # (actions)
                 if steps == 0:
                     check_ratio(ratio, actor.transformer.bf16)
                 add(share, {
-                    "loss/policy": loss,                                # near 0 by construction
+                    "loss/policy": actor_loss,                          # near 0 by construction
                     "policy/clipfrac": clipped,                         # share of actions
                     "policy/approxkl": 0.5 * (ratio.log() ** 2).mean(),  # of π_old and π, nats
                     "policy/entropy": entropy(logits.detach()[mask]).mean(),  # nats a token
@@ -305,12 +305,12 @@ def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
                     "val/ratio_var": ((ratio - 1) ** 2).mean()})
 
                 values = state_values(critic, ids, part.mask, R)        # (rows, R)
-                loss, clipped = value_loss(
+                critic_loss, value_clipped = value_loss(
                     values, part.values, part.returns, mask, cfg.value_clip)
-                (share * loss).backward()
+                (share * critic_loss).backward()
                 add(share, {
-                    "loss/value": loss,
-                    "val/clipfrac": clipped,                            # share of actions
+                    "loss/value": critic_loss,
+                    "val/clipfrac": value_clipped,                      # share of actions
                     "val/error": ((values - part.returns)[mask] ** 2).mean()})
             add(1 / world_size(), {     # norms of the gradients, before they are clipped to 1
                 "policy/gradient_norm": take_step(actor, actor_optimizer),
