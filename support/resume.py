@@ -70,8 +70,8 @@ def write_batch(loop, name, value, batch):
         batch = [row[real].tolist() for row, real in zip(batch.ids, batch.mask)]
     text = json.dumps(as_text(batch, loop.tokenizer), indent=1, ensure_ascii=False)
     write_whole(file, text + "\n")
-    return (f"{name} is {value} at step {loop.step}: the step was not taken, its batch is in {file}. "
-            "Look for odd rows there, then start again with lower learning rates")
+    return (f"{name} is {value} at step {loop.step}: the step was not taken, its batch is in "
+            f"{file}. Look for odd rows there, then start again with lower learning rates")
 
 
 def as_text(ids, tokenizer):

@@ -1,1 +1,1 @@
-"""From text to tensors: vocabularies, lists of token ids, padded batches. Imports `support` alone."""
+"""From text to tensors: vocabularies, lists of token ids, padded batches."""
