@@ -143,8 +143,8 @@ def test_agreement_is_counted_as_by_hand():
             ("q", [["a"], ["b", "c"]]),         # a>b as before, a>c as before, b>c is a tie now: 2 of 3
             ("q", [["b", "c"], ["a"]]),         # against the time before: the tie as before, the others not: 1 of 3
             ("r", [["a", "b"]]), ("r", [["b", "a"]]), ("s", [["a"], ["b"]]),                # the same tie: 1 of 1
-            ("t", [["a", "b"]]), ("t", [["a"], ["b"]]), ("t", [["a", "b"]])]                # a tie, none, a tie: 0 of 2
-    assert agreement(rows) == (0 + 2 + 1 + 1 + 0, 1 + 3 + 3 + 1 + 2)
+            ("t", [["a", "b"]]), ("t", [["a"], ["b"]]), ("t", [["a"], ["b"]])]              # a tie, none, none: 1 of 2
+    assert agreement(rows) == (0 + 2 + 1 + 1 + 1, 1 + 3 + 3 + 1 + 2)
     assert agreement([]) == (0, 0) and agreement(rows[:2]) == (0, 0)
 
 
