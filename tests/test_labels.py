@@ -182,7 +182,8 @@ def test_what_comes_again_has_the_same_answers_in_an_order_that_tells_nothing(tm
 
 
 def test_undo_asks_again_and_then_what_was_asked_now(tmp_path):
-    talk = session(tmp_path / "mine.jsonl")
+    fresh = iter(range(10_000))
+    talk = session(tmp_path / "mine.jsonl", respond=lambda prompt: [f" {next(fresh)}", f" {next(fresh)}"])
     first = talk.next()
     talk.answer([[1], [0]])
     second = talk.next()
@@ -194,7 +195,7 @@ def test_undo_asks_again_and_then_what_was_asked_now(tmp_path):
     assert talk.next()[0] == first[0]
     assert talk.labels.rows == [] and sorted(talk.question[1]) == sorted(first[1])
     for question in (first, second, third):
-        assert talk.question[0] == question[0]
+        assert talk.question[0] == question[0] and sorted(talk.question[1]) == sorted(question[1])
         talk.answer([[0], [1]])
         talk.next()
     assert [prompt for prompt, _ in talk.labels.rows] == [first[0], second[0], third[0]]
