@@ -1,13 +1,16 @@
-"""Six other ways than PPO from an SFT model to a better one. Lesson 7 explains them, race.py races them.
+"""Six other ways than PPO from an SFT model to a better one. Lesson 7 explains them,
+notebooks/race.py races them.
 
-    from a rollout        reinforce, rloo, grpo, rejection: one update of the actor each
+    from rollouts         reinforce, rloo, grpo, rejection: one update of the actor each
     from comparisons      dpo: one step on rankings
     without training      best of n, which evaluate.py has
 
-What they share with PPO is imported. None has a critic, so `make_experience` is given `no_critic`, and λ = 1:
-then returns[:, 0] of an Experience is the whole reward of each answer, its score less β times its KL.
+What they share with PPO is imported. None has a critic, so `make_experience` is given `no_critic`,
+and λ = 1: then returns[:, 0] of an Experience is the whole reward of each response, its score less
+β times its KL.
 
-Axes as in ppo.py: B answers, P prompt tokens, R response tokens. K answers to the same prompt stand in a row.
+Axes as in ppo.py: B responses, P prompt tokens, R response tokens. K responses to the same prompt
+stand in a row.
 """
 from dataclasses import replace
 from functools import partial
@@ -15,38 +18,65 @@ from functools import partial
 import torch
 
 from gpt import response_logprobs, token_logprobs
-from ppo import masked_mean, policy_loss
+from ppo import make_experience, masked_mean, policy_loss
 from reward import pairwise_loss, score_pairs
 from sft import sft_loss
-from support.optimizer import take_step
+from support.optimizer import set_learning_rate, take_step
+from text.batches import batch_at, pad
 
 
 def no_critic(ids, mask):
     """In the critic's place: it expects nothing of any state, (B, T)."""
     return torch.zeros(ids.shape, device=ids.device)
 
-# ----------------------------------------------------------------------------- advantages: one number an answer
+# ---------- advantages: one number a response
 
 def leave_one_out(rewards, k):
-    """Rewards (B) -> advantages (B): each less the mean of the other k - 1 to its prompt (RLOO, arXiv:2402.14740)."""
+    """Rewards (B) -> advantages (B): each less the mean of the other k - 1 to its prompt
+    (RLOO, arXiv:2402.14740)."""
     groups = rewards.view(-1, k)                                        # (B/k, k)
     others = (groups.sum(1, keepdim=True) - groups) / (k - 1)           # (B/k, k)
     return (groups - others).flatten()
 
 
 def within_group(scores, k, divide=True):
-    """Scores (B) -> advantages (B): each less the mean of its k, and divided by their (biased) standard deviation
-    (GRPO, arXiv:2402.03300), or not (arXiv:2503.20783)."""
+    """Scores (B) -> advantages (B): each less the mean of its k, and divided by their (biased)
+    standard deviation (GRPO, arXiv:2402.03300), or not (arXiv:2503.20783)."""
     groups = scores.view(-1, k)                                         # (B/k, k)
     advantages = groups - groups.mean(1, keepdim=True)                  # (B/k, k)
     if divide:
         advantages = advantages / (groups.std(1, correction=0, keepdim=True) + 1e-4)
     return advantages.flatten()
 
-# ---------- the KL, estimated from the sampled tokens
+# ---------- from rollouts
+
+def rollout(actor, reference, reward_model, prompts, cfg, k=1):
+    """An Experience of k responses to each of the prompts (lists of ids), without a critic."""
+    ids, mask = pad([prompt for prompt in prompts for _ in range(k)], left=True)    # (B, P)
+    return make_experience(actor, no_critic, reference, reward_model, ids, mask, cfg.kl_coef, cfg)
+
+
+def learn_from(e, advantages, loss_of, actor, optimizer, cfg):
+    """What is left of `ppo.learn` without a critic. `advantages` (B): all tokens of a response
+    get the same."""
+    e = replace(e, advantages=advantages[:, None] * e.response_mask)    # (B, R)
+    for _ in range(cfg.epochs):
+        for rows in torch.randperm(len(e)).tensor_split(cfg.minibatches):
+            part = e[rows]
+            logprobs = response_logprobs(actor, part.ids, part.mask, e.R, cfg.temperature)
+            loss_of(logprobs, part, cfg).backward()                     # of logprobs (rows, R)
+            take_step(actor, optimizer)
+
+
+def token_loss(logprobs, part, cfg):
+    """PPO's loss as it is. In the first step on a rollout all ratios are 1, and its gradient is
+    that of -A log π."""
+    mask = part.response_mask                                           # (B, R)
+    return policy_loss(logprobs, part.logprobs, part.advantages, mask, cfg.clip)[0]
+
 
 def kl_estimate(logprobs, ref_logprobs, kind):
-    """KL(actor ‖ reference) of each token (B, R), in nats, estimated from the one that was sampled.
+    """KL(actor ‖ reference) of each token (B, R), in nats, estimated from the one sampled.
 
     With d = log π_ref - log π, k1 = -d is unbiased but noisy, k3 = eᵈ - 1 - d unbiased and never
     negative (Schulman, "Approximating KL Divergence"). PPO's penalty is k1.
@@ -54,32 +84,15 @@ def kl_estimate(logprobs, ref_logprobs, kind):
     d = ref_logprobs - logprobs                                         # (B, R)
     return {"k1": -d, "k3": torch.expm1(d) - d}[kind]
 
-# ----------------------------------------------------------------------------- from a rollout
-
-def learn_from(e, advantages, loss_of, actor, optimizer, cfg):
-    """What is left of `ppo.learn` without a critic. `advantages` (B): all tokens of an answer get the same."""
-    R = e.response_mask.shape[1]
-    e = replace(e, advantages=advantages[:, None] * e.response_mask)    # (B, R)
-    for _ in range(cfg.epochs):
-        for rows in torch.randperm(len(e)).tensor_split(cfg.minibatches):
-            part = e[rows]
-            logprobs = response_logprobs(actor, part.ids, part.mask, R, cfg.temperature)    # (rows, R)
-            loss_of(logprobs, part, cfg).backward()
-            take_step(actor, optimizer)
-
-
-def token_loss(logprobs, part, cfg):
-    """PPO's loss as it is. In the first step on a rollout all ratios are 1, and its gradient is that of -A log π."""
-    return policy_loss(logprobs, part.logprobs, part.advantages, part.response_mask, cfg.clip)[0]
-
 
 def grpo_loss(logprobs, part, cfg, divide=True):
-    """PPO's loss, but every answer counts alike, however long (with `divide`), and the KL penalty is added to
-    the loss, as k3, where PPO takes it from the reward."""
-    mask = part.response_mask                                           # (B, R)
-    share = mask.sum() / (len(mask) * mask.sum(1, keepdim=True)) if divide else 1.0     # (B, 1)
+    """PPO's loss, but every response counts alike, however long (with `divide`), and the KL penalty
+    is added to the loss, as k3, where PPO takes it from the reward."""
+    mask, lengths = part.response_mask, part.response_mask.sum(1, keepdim=True)     # (B, R), (B, 1)
+    share = mask.sum() / (len(mask) * lengths) if divide else 1.0       # (B, 1)
     loss, _ = policy_loss(logprobs, part.logprobs, share * part.advantages, mask, cfg.clip)
-    return loss + cfg.kl_coef * masked_mean(share * kl_estimate(logprobs, part.ref_logprobs, "k3"), mask)
+    penalty = kl_estimate(logprobs, part.ref_logprobs, "k3")             # (B, R)
+    return loss + cfg.kl_coef * masked_mean(share * penalty, mask)
 
 
 def reinforce(e, actor, optimizer, cfg, k=1):
@@ -89,44 +102,63 @@ def reinforce(e, actor, optimizer, cfg, k=1):
 
 
 def rloo(e, actor, optimizer, cfg, k):
-    """REINFORCE with a better baseline: the mean of the other answers to the same prompt."""
+    """REINFORCE with a better baseline: the mean of the other responses to the same prompt."""
     learn_from(e, leave_one_out(e.returns[:, 0], k), token_loss, actor, optimizer, cfg)
 
 
 def grpo(e, actor, optimizer, cfg, k, divide=True):
-    """GRPO; without the two divisions, by the group's deviation and by the answer's length, Dr. GRPO."""
-    learn_from(e, within_group(e.scores, k, divide), partial(grpo_loss, divide=divide), actor, optimizer, cfg)
+    """GRPO; without the two divisions, by the group's deviation and by the response's length,
+    Dr. GRPO."""
+    advantages, loss_of = within_group(e.scores, k, divide), partial(grpo_loss, divide=divide)
+    learn_from(e, advantages, loss_of, actor, optimizer, cfg)
 
 
 def rejection(e, actor, optimizer, cfg, k):
-    """Rejection-sampling fine-tuning: of each k answers keep the best one, and imitate it as sft.py imitates people."""
-    P = e.ids.shape[1] - e.response_mask.shape[1]
-    best = e.scores.view(-1, k).argmax(1) + k * torch.arange(len(e) // k)               # (B/k)
-    kept = [(e.ids[i, :P][e.mask[i, :P]].tolist(), e.ids[i, P:][e.response_mask[i]].tolist()) for i in best]
+    """Rejection-sampling fine-tuning: of each k responses keep the best one, and imitate it as
+    sft.py imitates people."""
+    best = e.scores.view(-1, k).argmax(1) + k * torch.arange(len(e) // k)       # (B/k)
+    kept = [(e.ids[i, :e.P][e.mask[i, :e.P]].tolist(),
+             e.ids[i, e.P:][e.response_mask[i]].tolist()) for i in best]
     for _ in range(cfg.epochs):
         for rows in torch.randperm(len(kept)).tensor_split(cfg.minibatches):
             sft_loss(actor, [kept[i] for i in rows]).backward()
             take_step(actor, optimizer)
 
-# ----------------------------------------------------------------------------- from comparisons
+
+def train(update, actor, reference, reward_model, optimizer, prompts, cfg, k=1):
+    """ppo.train without a critic: `update` is one of the four above, and gets k responses to each
+    prompt. Changes the actor in place, yields (step, experience, metrics) after each update."""
+    for step in range(cfg.steps):
+        rate = set_learning_rate(optimizer, cfg.lr, step, cfg.steps)
+        batch = batch_at(prompts, cfg.batch_size // k, step, cfg.seed)
+        experience = rollout(actor, reference, reward_model, batch, cfg, k)
+        update(experience, actor, optimizer, cfg, k)
+        yield step, experience, {"objective/scores": experience.scores.mean().item(),
+                                 "objective/kl": experience.kl.sum(1).mean().item(), "lr": rate}
+
+# ---------- from comparisons
 
 class ImplicitReward:
-    """A policy, read as a reward model. Of which reward would π be the best policy under the penalty β? Of
-    r(y) = β (log π(y) - log π_ref(y)), and of that plus any number that depends on the prompt alone."""
+    """A policy, read as a reward model. Of which reward would π be the best policy under the
+    penalty β? Of r(y) = β (log π(y) - log π_ref(y)), and of that plus any number that depends on
+    the prompt alone."""
 
     def __init__(self, actor, reference, beta):
         self.actor, self.reference, self.beta = actor, reference, beta
 
     def reward(self, ids, mask):
-        """Of whole texts (N, T), their prompts included: these count alike for all answers to one prompt. (N)"""
+        """Of whole texts (N, T), their prompts included, which count alike for all responses to
+        one prompt. (N)"""
         log_ratio = sum(sign * token_logprobs(model(ids, mask)[:, :-1], ids[:, 1:])
                         for sign, model in ((1, self.actor), (-1, self.reference)))     # (N, T-1)
         return self.beta * (log_ratio * mask[:, 1:]).sum(1)
 
 
 def dpo(rankings, actor, reference, optimizer, beta):
-    """DPO (arXiv:2305.18290, eq. 7): reward.py's loss on rankings, of the implicit reward. Returns the loss."""
-    chosen, rejected = score_pairs(ImplicitReward(actor, reference, beta), rankings)    # (pairs), (pairs)
+    """DPO (arXiv:2305.18290, eq. 7): reward.py's loss on rankings, of the implicit reward.
+    Returns the loss."""
+    implicit = ImplicitReward(actor, reference, beta)
+    chosen, rejected = score_pairs(implicit, rankings)                  # (pairs), (pairs)
     loss = pairwise_loss(chosen, rejected)
     loss.backward()
     take_step(actor, optimizer)

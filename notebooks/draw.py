@@ -1,8 +1,9 @@
-"""The pictures that matplotlib does not have. All are vector graphics, and signed numbers have one scale of colours:
-blue below 0, white at 0, orange above.
+"""The pictures that matplotlib does not have. All are vector graphics, and signed numbers have one
+scale of colours: blue below 0, white at 0, orange above.
 
-`pipeline` draws the four models and lights those of a lesson, `tokens` lines of text with a number for each token,
-`grid` a table with coloured cells, `experience` the grid of one answer of a rollout, `strips` the grids of several answers.
+`pipeline` draws the four models and lights those of a lesson, `tokens` lines of text with a number
+for each token, `grid` a table with coloured cells, `experience` the grid of one response of a
+rollout, `strips` the grids of several responses.
 """
 from itertools import product
 from pathlib import Path
@@ -14,8 +15,8 @@ from matplotlib.patches import Rectangle
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 plt.style.use(Path(__file__).parent / "lessons.mplstyle")
-set_matplotlib_formats("svg", dpi=200, metadata={"Date": None})     # the same picture is the same file at any time
-SIGNED = LinearSegmentedColormap.from_list("signed", ["#5b8fd0", "white", "#f0a04b"])       # pale enough to write on
+set_matplotlib_formats("svg", dpi=200, metadata={"Date": None})     # the same file every time
+SIGNED = LinearSegmentedColormap.from_list("signed", ["#5b8fd0", "white", "#f0a04b"])   # pale
 
 
 def pieces(tokenizer, ids):
@@ -24,8 +25,10 @@ def pieces(tokenizer, ids):
 
 
 def pipeline(lesson):
-    """The whole of RLHF: which model starts from which, what it learns from, and which of them this lesson is about."""
-    boxes = {"base": (0, 1.5, "base\nreads pages", "12"), "sft": (2.6, 1.5, "SFT\nimitates answers", "12"),
+    """The whole of RLHF: which model starts from which, what it learns from, and which of them this
+    lesson is about."""
+    boxes = {"base": (0, 1.5, "base\nreads pages", "12"),
+             "sft": (2.6, 1.5, "SFT\nimitates answers", "12"),
              "rm": (5.2, 0.5, "reward model\nlearns from comparisons", "136"),
              "actor": (8.2, 3, "actor: answers\ntrained", "14567"),
              "ref": (8.2, 2, "reference: holds it back\nfrozen", "1567"),
@@ -33,12 +36,16 @@ def pipeline(lesson):
              "judge": (8.2, 0, "reward model: scores\nfrozen", "1567")}
     _, ax = plt.subplots(figsize=(9.5, 2.6))
     for x, y, text, lessons in boxes.values():
-        ax.add_patch(Rectangle((x, y), 2.1, 0.75, facecolor="#fbd9b0" if str(lesson) in lessons else "0.96", edgecolor="0.4"))
+        colour = "#fbd9b0" if str(lesson) in lessons else "0.96"
+        ax.add_patch(Rectangle((x, y), 2.1, 0.75, facecolor=colour, edgecolor="0.4"))
         ax.text(x + 1.05, y + 0.375, text, ha="center", va="center", fontsize=8)
-    for a, b in (("base", "sft"), ("sft", "rm"), ("sft", "actor"), ("sft", "ref"), ("rm", "critic"), ("rm", "judge")):
+    for a, b in (("base", "sft"), ("sft", "rm"), ("sft", "actor"), ("sft", "ref"), ("rm", "critic"),
+                 ("rm", "judge")):
         (x, y, *_), (to_x, to_y, *_) = boxes[a], boxes[b]
-        ax.annotate("", (to_x, to_y + 0.375), (x + 2.1, y + 0.375), arrowprops={"arrowstyle": "->", "color": "0.4"})
-    for x, text in ((0, "lesson 1: what is in every box"), (2.6, "lesson 2"), (5.2, "lesson 3"), (8.2, "lessons 4 and 5: PPO")):
+        ax.annotate("", (to_x, to_y + 0.375), (x + 2.1, y + 0.375),
+                    arrowprops={"arrowstyle": "->", "color": "0.4"})
+    for x, text in ((0, "lesson 1: what is in every box"), (2.6, "lesson 2"), (5.2, "lesson 3"),
+                    (8.2, "lessons 4 and 5: PPO")):
         ax.text(x, 3.95, text, fontsize=8, color="0.35")
     ax.set(xlim=(-0.05, 10.4), ylim=(-0.1, 4.2))
     ax.axis("off")
@@ -48,10 +55,11 @@ def pipeline(lesson):
 def tokens(rows, values, note="{:.1f}", largest=None, width=100, title=""):
     """Lines of tokens in boxes, coloured by a value each, the value written below.
 
-    rows: lists of strings; values: lists of numbers, None for a token that has none (it stays white); the colour is
-    full at `largest`, by default the largest there is. A row longer than `width` characters goes on in the next line.
+    rows: lists of strings; values: lists of numbers, None for a token that has none (it stays
+    white); the colour is full at `largest`, by default the largest there is. A row longer than
+    `width` characters goes on in the next line.
     """
-    largest = largest or max(abs(value) for row in values for value in row if value is not None)
+    largest = largest or max(abs(x) for row in values for x in row if x is not None)
     boxes, line = [], -1
     for row, numbers in zip(rows, values):
         line, x = line + 1, 0.0
@@ -65,27 +73,32 @@ def tokens(rows, values, note="{:.1f}", largest=None, width=100, title=""):
     for x, y, size, piece, value in boxes:
         colour = "white" if value is None else SIGNED(0.5 + 0.5 * max(min(value / largest, 1), -1))
         ax.add_patch(Rectangle((x, y), size, 0.88, facecolor=colour, edgecolor="0.6"))
-        ax.text(x + size / 2, y + (0.44 if value is None or not note else 0.3), piece, ha="center", va="center", fontsize=9)
-        if value is not None and note:
-            ax.text(x + size / 2, y + 0.67, note.format(value), ha="center", va="center", fontsize=7.5)
+        has_note, centre = value is not None and note, {"ha": "center", "va": "center"}
+        ax.text(x + size / 2, y + (0.3 if has_note else 0.44), piece, fontsize=9, **centre)
+        if has_note:
+            ax.text(x + size / 2, y + 0.67, note.format(value), fontsize=7.5, **centre)
     ax.set(xlim=(-0.5, width + 0.5), ylim=(line + 1, -0.05), title=title)
     ax.axis("off")
     plt.show()
 
 
 def grid(values, rows, columns, note="{:.2f}", least=0.0, largest=None, title="", ax=None):
-    """A table of numbers (rows, columns) with coloured cells, all on one scale: the colour is full at `largest`, by
-    default the largest there is; a list gives each column its own. Numbers nearer to 0 than `least` are not written."""
+    """A table of numbers (rows, columns) with coloured cells, all on one scale: the colour is full
+    at `largest`, by default the largest there is; a list gives each column its own. Numbers nearer
+    to 0 than `least` are not written."""
     values = torch.as_tensor(values, dtype=torch.float32)
     scale = torch.as_tensor(values.abs().max() if largest is None else largest)
     (height, width), slanted, alone = values.shape, max(map(len, columns)) > 13, ax is None
     if alone:
-        _, ax = plt.subplots(figsize=(min(0.85 * width + 2.5, 11), 0.31 * height + (1.1 if title else 0.8)))
-    ax.imshow(values / (scale + 1e-9), cmap=SIGNED, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+        size = min(0.85 * width + 2.5, 11), 0.31 * height + (1.1 if title else 0.8)
+        _, ax = plt.subplots(figsize=size)
+    ax.imshow(values / (scale + 1e-9), cmap=SIGNED, vmin=-1, vmax=1, aspect="auto",
+              interpolation="nearest")
     for i, j in product(range(height), range(width)):
         if abs(values[i, j]) >= least:
             written = note.format(values[i, j].item())
-            ax.text(j, i, written.replace("-", "") if not float(written) else written, ha="center", va="center", fontsize=8)
+            written = written if float(written) else written.replace("-", "")
+            ax.text(j, i, written, ha="center", va="center", fontsize=8)
     ax.set_xticks(range(width), [name.strip() or name for name in columns], fontsize=9,
                   rotation=30 * slanted, ha="left" if slanted else "center")
     ax.set_yticks(range(height), [name.strip() or name for name in rows], fontsize=9)
@@ -97,23 +110,27 @@ def grid(values, rows, columns, note="{:.2f}", least=0.0, largest=None, title=""
 
 
 def experience(tokenizer, e, row, advantages):
-    """All numbers of the actions of one answer of the Experience `e`, and its (B, R) `advantages` before they were
-    whitened: one row a token. The quantities differ, so each column has a scale of its own."""
+    """All numbers of the actions of one response of the Experience `e`, and its (B, R) `advantages`
+    before they were whitened: one row a token. The quantities differ, so each column has a scale of
+    its own."""
     actions = e.response_mask.sum(1)[row].item()
-    start = e.ids.shape[1] - e.response_mask.shape[1]                   # of the answer, after the padded prompt
-    columns = {"log π": e.logprobs, "log π ref": e.ref_logprobs, "KL": e.logprobs - e.ref_logprobs, "reward": e.rewards,
-               "value": e.values, "A (GAE)": advantages, "A whitened": e.advantages, "return": e.returns}
+    columns = {"log π": e.logprobs, "log π ref": e.ref_logprobs, "KL": e.kl, "reward": e.rewards,
+               "value": e.values, "A (GAE)": advantages, "A whitened": e.advantages,
+               "return": e.returns}
     numbers = torch.stack([column[row, :actions] for column in columns.values()], dim=1).detach()
-    question = tokenizer.decode(e.ids[row, :start][e.mask[row, :start]].tolist())
-    grid(numbers, pieces(tokenizer, e.ids[row, start:start + actions].tolist()), list(columns),
-         largest=numbers.abs().amax(0).clamp_min(5e-4).tolist(), title=question.strip().split("\n")[0])
+    question = tokenizer.decode(e.ids[row, :e.P][e.mask[row, :e.P]].tolist())
+    grid(numbers, pieces(tokenizer, e.ids[row, e.P:e.P + actions].tolist()), list(columns),
+         largest=numbers.abs().amax(0).clamp_min(5e-4).tolist(),
+         title=question.strip().split("\n")[0])
 
 
-def strips(answers, rows, largest):
-    """Answers [(title, token strings, numbers (rows, tokens))], one panel each, all coloured on one scale."""
-    _, axes = plt.subplots(len(answers), 1, figsize=(10.5, 1.3 * len(answers)))
-    for ax, (title, names, numbers) in zip(axes, answers):
+def strips(responses, rows, largest):
+    """Responses [(title, token strings, numbers (rows, tokens))], one panel each, all coloured on
+    one scale."""
+    _, axes = plt.subplots(len(responses), 1, figsize=(10.5, 1.3 * len(responses)))
+    longest = max(len(names) for _, names, _ in responses)
+    for ax, (title, names, numbers) in zip(axes, responses):
         grid(numbers, rows, names, largest=largest, ax=ax)
         ax.set_title(title, fontsize=9, loc="left")
-        ax.set_xlim(-0.5, max(len(names) for _, names, _ in answers) - 0.5)
+        ax.set_xlim(-0.5, longest - 0.5)
     plt.show()

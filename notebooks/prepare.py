@@ -1,8 +1,10 @@
-"""What every lesson begins with: the scripts on the path, models to look at, and checks of what you write.
+"""What every lesson begins with: the scripts on the path, models to look at, and checks of what you
+write.
 
-`toy_run`, `practised`, `scarce` and `pushed` train what a lesson needs when it is first asked for, and keep it in
-out/notebooks, where the next kernel finds it. These models are the lessons' own: smaller than the scripts' default
-run, of seed 0 where no other is named. To have them trained anew, delete that folder.
+`toy_run`, `practised`, `scarce` and `pushed` train what a lesson needs when it is first asked for,
+and keep it in out/notebooks, where the next kernel finds it. These models are the lessons' own:
+smaller than the scripts' default run, of seed 0 where no other is named. To have them trained anew,
+delete that folder.
 """
 import copy
 import json
@@ -12,7 +14,7 @@ import sys
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO))               # the lessons import the scripts, which lie one folder up
+sys.path.insert(0, str(REPO))   # the lessons import the scripts, which lie one folder up
 
 import torch
 from IPython.display import clear_output
@@ -20,20 +22,19 @@ from IPython.display import clear_output
 import data
 import ppo
 import reward
-from text.batches import batch_at, encode_comparisons, pad
-from text.tokenizer import Tokenizer
 from data.toy_world import is_ideal, judge
 from gpt import GPT, ScalarGPT
-from support.optimizer import adamw, set_learning_rate, take_step
+from support.optimizer import adamw
+from text.batches import batch_at, encode_comparisons
+from text.tokenizer import Tokenizer
 
-torch.set_num_threads(1)                    # for models as small as these, more threads only wait for each other
+torch.set_num_threads(1)        # for models as small as these, more only wait for each other
 
 OWN = Path(os.environ.get("LESSONS_RUN", REPO / "out" / "notebooks"))
-COMMANDS = {"base": "sft.py --pretrain_steps 800 --steps 400", "sft": "sft.py --pretrain_steps 800 --steps 400",
-            "reward": "reward.py --steps 500"}
+SFT = "sft.py --pretrain_steps 800 --steps 400"
+COMMANDS = {"base": SFT, "sft": SFT, "reward": "reward.py --steps 500"}
 
-# ----------------------------------------------------------------------------- models
-
+# ---------- models
 
 def show(text):
     """One line below the cell, in the place of the one before."""
@@ -42,13 +43,16 @@ def show(text):
 
 
 def toy_run(*stages, run=None):
-    """The folder of a run with these stages, some of "base", "sft" and "reward": by default the lessons' own, where
-    what is missing is trained now. `run="../out/toy"` looks at your models, and changes all numbers of the lesson."""
+    """The folder of a run with these stages, some of "base", "sft" and "reward": by default the
+    lessons' own, where what is missing is trained now. `run="../out/toy"` looks at your models, and
+    changes all numbers of the lesson."""
     folder, today = Path(run or OWN), data.tokenizer_for("toy").fingerprint
     for stage in stages:
-        there = (folder / stage / "config.json").exists() and Tokenizer.load(folder / stage).fingerprint == today
+        there = ((folder / stage / "config.json").exists()
+                 and Tokenizer.load(folder / stage).fingerprint == today)
         if not there and run:
-            raise SystemExit(f"{folder}/{stage}: no model with today's vocabulary, so train one there first")
+            raise SystemExit(f"{folder}/{stage}: no model with today's vocabulary, "
+                             "so train one there first")
         if not there:
             train(COMMANDS[stage], folder)
     show(f"models: {'yours, in ' + str(run) if run else 'the lessons’ own, in out/notebooks'}")
@@ -57,12 +61,13 @@ def toy_run(*stages, run=None):
 
 def train(command, folder):
     """Run a script as you would in a terminal, with `--run folder`, and show its progress bar."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([sys.executable, *command.split(), "--run", str(folder)], cwd=REPO, env=environment,
-                               text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        [sys.executable, *command.split(), "--run", str(folder)], cwd=REPO, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     lines = []
     try:
-        for line in filter(str.strip, process.stdout):      # a bar ends each of its states with \r, which is a line, too
+        for line in filter(str.strip, process.stdout):  # \r ends each state of the bar, and a line
             lines.append(line.strip())
             show(f"python {command}\n{lines[-1]}")
     except KeyboardInterrupt:
@@ -73,34 +78,34 @@ def train(command, folder):
 
 
 def practised(kl_coef=0.05, fast=False):
-    """Actor and critic after PPO on the lessons' own models, and what happened on the way: actor, critic,
-    [{"score", "judge", "ideal", "kl", "entropy", "length"} of each rollout].
+    """Actor and critic after PPO on the lessons' own models, and what happened on the way: actor,
+    critic, [{"score", "judge", "ideal", "kl", "entropy", "length"} of each rollout].
 
-    As ppo.py does it by default; `fast` takes half the answers, in two minibatches, at four times the actor's rate."""
+    As ppo.py does it by default; `fast` takes half the responses, in two minibatches, at four times
+    the actor's rate."""
     settings = {"batch_size": 64, "minibatches": 2, "lr": 1e-3} if fast else {}
     folder = OWN / f"ppo{'-fast' * fast}-{kl_coef}"
     if not (folder / "history.json").exists():
         run, cfg = toy_run("sft", "reward"), ppo.Config(kl_coef=kl_coef, **settings)
-        practise(ppo.four_models(run / "sft", run / "reward", cfg.train, torch.device("cpu"), False), folder, cfg)
-    show(f"{'a fast run' if fast else 'a run'} of PPO with β = {kl_coef}: the lessons’ own, in out/notebooks")
-    history = json.loads((folder / "history.json").read_text())
-    return GPT.from_pretrained(folder / "actor"), ScalarGPT.from_pretrained(folder / "critic"), history
+        cpu = torch.device("cpu")
+        models = ppo.four_models(run / "sft", run / "reward", cfg.train, cpu, bf16=False)
+        practise(models, folder, cfg)
+    show(f"{'a fast run' if fast else 'a run'} of PPO with β = {kl_coef}: the lessons’ own, "
+         "in out/notebooks")
+    actor = GPT.from_pretrained(folder / "actor")
+    critic = ScalarGPT.from_pretrained(folder / "critic")
+    return actor, critic, json.loads((folder / "history.json").read_text())
 
 
 def practise(models, folder, cfg):
-    """The loop of ppo.py, with the judge listening."""
-    actor, critic, *frozen = models
-    optimizers = adamw(actor), adamw(critic)
-    tokenizer, prompts, history = Tokenizer.load(OWN / "sft"), data.load("toy")[0].prompts, []
+    """PPO, with the judge listening."""
+    actor, critic, *_ = models
+    tokenizer, history = Tokenizer.load(OWN / "sft"), []
+    prompts = list(map(tokenizer.encode, data.load("toy")[0].prompts))
     torch.manual_seed(cfg.seed)
-    for step in range(cfg.steps):
-        for optimizer, peak in zip(optimizers, (cfg.lr, cfg.critic_lr)):
-            set_learning_rate(optimizer, peak, step, cfg.steps)
-        asked = batch_at(prompts, cfg.batch_size, step, cfg.seed)
-        ids, mask = pad([tokenizer.encode(prompt) for prompt in asked], left=True)              # (B, P)
-        e = ppo.make_experience(actor, critic, *frozen, ids, mask, cfg.kl_coef, cfg)
-        metrics = ppo.learn(actor, critic, *optimizers, e, cfg)
-        history.append(measured(e, asked, tokenizer) | {"entropy": metrics["policy/entropy"]})
+    for step, experience, metrics in ppo.train(
+            *models, adamw(actor), adamw(critic), prompts, ppo.first_state(cfg), cfg):
+        history.append(measured(experience, tokenizer) | {"entropy": metrics["policy/entropy"]})
         show(f"PPO with β = {cfg.kl_coef}: update {step + 1} of {cfg.steps}")
     actor.save_pretrained(folder / "actor", tokenizer)
     critic.save_pretrained(folder / "critic", tokenizer)
@@ -108,58 +113,60 @@ def practise(models, folder, cfg):
 
 
 def scarce(seed, tenth=0):
-    """A frozen reward model that has read a tenth of what the lessons' own has: 800 rankings, three times over. `seed`
-    is that of its head and of the order; another `tenth` has other rankings."""
+    """A frozen reward model that has read a tenth of what the lessons' own has: 800 rankings, three
+    times over. `seed` is that of its head and of the order; another `tenth` has other rankings."""
     folder = OWN / f"scarce-{tenth}-{seed}"
     if not (folder / "config.json").exists():
         run, train_set = toy_run("sft"), data.load("toy")[0]
         tokenizer, cfg = Tokenizer.load(run / "sft"), reward.Config(steps=150, seed=seed)
         torch.manual_seed(seed)
         model = ScalarGPT.from_pretrained(run / "sft", new_head=True)
-        rankings, optimizer = train_set.comparisons[800 * tenth:800 * (tenth + 1)], adamw(model)
+        rankings = train_set.comparisons[800 * tenth:800 * (tenth + 1)]
         examples = encode_comparisons(rankings, tokenizer, model.config.block_size)
-        for step in range(cfg.steps):
-            set_learning_rate(optimizer, cfg.lr, step, cfg.steps)
-            batch = batch_at(examples, cfg.batch_size, step, cfg.seed)
-            reward.pairwise_loss(*reward.score_pairs(model, batch)).backward()
-            take_step(model, optimizer)
+        for step, _, _ in reward.train(model, adamw(model), examples, {"step": 0}, cfg):
             show(f"a reward model of a tenth, seed {seed}: step {step + 1} of {cfg.steps}")
-        prompts = [tokenizer.encode(prompt) for prompt in batch_at(train_set.prompts, cfg.normalise_samples, 0, 0)]
-        reward.fit_normalisation(model, GPT.from_pretrained(run / "sft"), prompts, cfg, torch.device("cpu"))
+        asked = batch_at(train_set.prompts, cfg.normalise_samples, step=0, seed=0)
+        sft, prompts = GPT.from_pretrained(run / "sft"), list(map(tokenizer.encode, asked))
+        reward.fit_normalisation(model, sft, prompts, cfg, torch.device("cpu"))
         model.save_pretrained(folder, tokenizer)
-    show(f"a reward model that has read a tenth of the comparisons, seed {seed}: the lessons’ own, in out/notebooks")
+    show(f"a reward model that has read a tenth of the comparisons, seed {seed}: the lessons’ own, "
+         "in out/notebooks")
     return ScalarGPT.from_pretrained(folder, frozen=True)
 
 
 def pushed(name, kl_coef, reward_model, start, seed=0):
-    """The actor after 50 updates at four times the usual rate, and what happened on the way, as of `practised`.
+    """The actor after 50 updates at four times the usual rate, and what happened on the way, as of
+    `practised`.
 
-    `reward_model` is anything with `reward(ids, mask)`; the critic begins as the ScalarGPT `start`. The run is kept
-    under its name, β and seed, so another reward model needs another name."""
+    `reward_model` is anything with `reward(ids, mask)`; the critic begins as the ScalarGPT `start`.
+    The run is kept under its name, β and seed, so another reward model needs another name."""
     folder = OWN / f"pushed-{name.replace(' ', '-')}-{kl_coef}-{seed}"
     if not (folder / "history.json").exists():
-        actor, reference = (GPT.from_pretrained(toy_run("sft") / "sft", frozen=frozen) for frozen in (False, True))
-        critic = copy.deepcopy(start).requires_grad_(True)
-        cfg = ppo.Config(kl_coef=kl_coef, seed=seed, steps=50, batch_size=64, epochs=1, lr=1e-3, max_new_tokens=20)
+        run, critic = toy_run("sft"), copy.deepcopy(start).requires_grad_(True)
+        actor, reference = (GPT.from_pretrained(run / "sft", frozen=frozen)
+                            for frozen in (False, True))
+        cfg = ppo.Config(kl_coef=kl_coef, seed=seed, steps=50, batch_size=64, epochs=1, lr=1e-3,
+                         max_new_tokens=20)
         practise((actor, critic, reference, reward_model), folder, cfg)
     show(f"PPO against {name}, β = {kl_coef}: the lessons’ own, in out/notebooks")
-    return GPT.from_pretrained(folder / "actor"), json.loads((folder / "history.json").read_text())
+    history = json.loads((folder / "history.json").read_text())
+    return GPT.from_pretrained(folder / "actor"), history
 
 
-def measured(e, asked, tokenizer):
-    """Means over the answers of the rollout `e` to the prompts `asked`, the judge's verdict among them:
-    {"score", "judge", "ideal", "kl", "length"}."""
-    R = e.response_mask.shape[1]
-    said = [tokenizer.decode(row[real].tolist()) for row, real in zip(e.ids[:, -R:], e.response_mask)]
-    numbers = {"score": e.scores, "judge": list(map(judge, asked, said)), "ideal": list(map(is_ideal, asked, said)),
-               "kl": (e.logprobs - e.ref_logprobs).sum(1), "length": e.response_mask.sum(1)}
+def measured(e, tokenizer):
+    """Means over the responses of the rollout `e`, the judge's verdict among them: {"score",
+    "judge", "ideal", "kl", "length"}."""
+    asked = tokenizer.texts(e.ids[:, :e.P], e.mask[:, :e.P])
+    said = tokenizer.texts(e.ids[:, e.P:], e.response_mask)
+    numbers = {"score": e.scores, "judge": list(map(judge, asked, said)),
+               "ideal": list(map(is_ideal, asked, said)),
+               "kl": e.kl.sum(1), "length": e.response_mask.sum(1)}
     return {name: torch.as_tensor(x).float().mean().item() for name, x in numbers.items()}
 
-# ----------------------------------------------------------------------------- exercises
-
+# ---------- exercises
 
 def check(given, is_right, praise, hint):
-    """Say whether the answer to an exercise is right. `...` stands for an answer that is not given yet."""
+    """Say whether the answer to an exercise is right. `...` is one that is not given yet."""
     if given is ...:
         print("Not done yet.")
         return
@@ -167,7 +174,7 @@ def check(given, is_right, praise, hint):
         right = is_right(given)
     except NotImplementedError:
         print("Not done yet.")
-    except Exception as error:              # of the learner's own code: it is part of the lesson, and told as such
+    except Exception as error:          # of the learner's own code: it is part of the lesson
         print(f"It stopped with {type(error).__name__}: {error}")
     else:
         print(f"Right. {praise}" if right else f"Not yet. {hint}")

@@ -1,4 +1,4 @@
-"""Execute the notebooks from top to bottom, each in a fresh kernel, and save them with fresh outputs.
+"""Execute the notebooks from top to bottom, each in a fresh kernel, and save their outputs.
 
     python notebooks/run_all.py                         all of them
     python notebooks/run_all.py notebooks/1_gpt.ipynb   some of them
@@ -14,7 +14,8 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def read(path):
-    """The notebook in `path`, without the times of day at which its cells ran: they would change it at every run."""
+    """The notebook in `path`, without the times of day at which its cells ran: they would change it
+    at every run."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -22,12 +23,15 @@ def read(path):
 
 
 def execute(notebook):
-    """Run all cells, one by one, and put what they print into the notebook. Raises CellExecutionError where one fails."""
-    NotebookClient(notebook, timeout=1200, kernel_name="python3", record_timing=False, extra_arguments=["--log-level=ERROR"],
-                   resources={"metadata": {"path": str(FOLDER)}}).execute()
+    """Run all cells, one by one, and put what they print into the notebook. Raises
+    CellExecutionError where one fails."""
+    client = NotebookClient(notebook, timeout=1200, kernel_name="python3", record_timing=False,
+                            extra_arguments=["--log-level=ERROR"],
+                            resources={"metadata": {"path": str(FOLDER)}})
+    client.execute()
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        if svg := output.get("data", {}).get("image/svg+xml"):      # a picture in one line makes a smaller file
-            output.data["image/svg+xml"] = " ".join(svg.split())
+        if svg := output.get("data", {}).get("image/svg+xml"):
+            output.data["image/svg+xml"] = " ".join(svg.split())    # one line: a smaller file
     return notebook
 
 
@@ -35,4 +39,5 @@ if __name__ == "__main__":
     for path in map(Path, sys.argv[1:] or sorted(FOLDER.glob("*.ipynb"))):
         start = time.time()
         nbformat.write(execute(read(path)), path)
-        print(f"{path.name}: {time.time() - start:.0f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
+        took, size = time.time() - start, path.stat().st_size / 1000
+        print(f"{path.name}: {took:.0f} s, {size:.0f} kB", flush=True)

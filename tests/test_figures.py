@@ -1,4 +1,4 @@
-"""experiments/figures.py draws all its pictures from short runs, in which the judge listens."""
+"""The experiments: processes, tables, the judge that listens, and pictures drawn from short runs."""
 import json
 import sys
 from pathlib import Path
@@ -11,7 +11,6 @@ import data
 import ppo
 from text.batches import pad
 from data.toy_world import FACT_OF, IDEAL, judge
-from support.loop import Loop
 from judges.normal import read_normal
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "experiments"))
@@ -27,14 +26,36 @@ def test_the_judge_hears_each_answer_with_its_own_prompt(tmp_path, monkeypatch):
     prompts, prompt_mask = pad([tokenizer.encode(text) for text in asked], left=True)
     answers, response_mask = pad([[*tokenizer.encode(text), tokenizer.eos] for text in said])
     batch = ppo.Experience(torch.cat([prompts, answers], 1), torch.cat([prompt_mask, response_mask], 1), response_mask, *[None] * 7)
-    monkeypatch.setattr(Loop, "log", lambda *given: None)
-    heard = runs.Heard.__new__(runs.Heard)
-    heard.tokenizer, heard.rows = tokenizer, []
-    heard.log({"objective/scores": 0.5, "objective/kl": 2.0}, batch=batch)
+    update = 0, batch, {"objective/scores": 0.5, "objective/kl": 2.0}
+    monkeypatch.setattr(runs.Tokenizer, "load", lambda folder: tokenizer)
+    (passed_on,) = runs.heard(lambda updates: iter(updates), tmp_path)([update])
     points = [judge(*pair) for pair in zip(asked, said)]
-    assert points[0] == IDEAL > points[1]
-    assert heard.rows == [{"judge": sum(points) / 2, "judge_std": pytest.approx(abs(points[0] - points[1]) / 2 ** 0.5),
-                           "ideal": 0.5, "proxy": 0.5, "kl": 2.0}]
+    assert passed_on[1] is batch and passed_on == update and points[0] == IDEAL > points[1]
+    assert json.loads((tmp_path / "heard.json").read_text()) == [{
+        "judge": sum(points) / 2, "judge_std": pytest.approx(abs(points[0] - points[1]) / 2 ** 0.5),
+        "ideal": 0.5, "proxy": 0.5, "kl": 2.0}]
+
+
+def test_only_runs_that_are_not_finished_are_made_and_a_failed_one_says_why(tmp_path, capsys):
+    import runs
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "evaluation.json").write_text("{}")
+    code = "import os; from pathlib import Path; Path({!r}).write_text(os.environ['OMP_NUM_THREADS'])"
+    made = {tmp_path / name: code.format(str(tmp_path / f"{name}.txt")) for name in ("old", "new")}
+    runs.make(made)
+    assert [path.name for path in tmp_path.glob("*.txt")] == ["new.txt"]
+    assert (tmp_path / "new.txt").read_text() == "1"
+    assert capsys.readouterr().out == f"{tmp_path / 'new'}: done\n"
+    with pytest.raises(RuntimeError, match="no such flag"):
+        runs.make({tmp_path / "failed": "raise SystemExit('no such flag')"})
+
+
+def test_a_cell_is_the_mean_and_the_deviation_between_seeds():
+    import tables
+    assert tables.spread([1.0, 2.0, 6.0]) == "3.00 ± 2.65"
+    assert tables.spread([0.5, 0.7], 1, percent=True) == "60.0% ± 14.1"
+    assert tables.spread([-0.001]) == "0.00 ± 0.00"
+    assert tables.table(["", "a"], [["b", 1]]) == "|  | a |\n|---|---|\n| b | 1 |"
 
 
 def test_the_table_of_over_optimisation_is_about_the_last_ten_rollouts_and_the_best_seven(tmp_path, capsys):
@@ -94,12 +115,14 @@ def test_all_pictures_are_drawn_from_short_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, "WIDTHS", (64,))
     short = {"sft": {"steps": 2, "pretrain_steps": 2, "n_layer": 1, "n_head": 1}, "reward": {"steps": 2, "normalise_samples": 64},
              "ppo": {"steps": 3, "batch_size": 8, "minibatches": 1}, "evaluate": {"samples": 2, "prompts": 6, "best_of": 2}}
+    monkeypatch.setattr(figures, "make", lambda runs: [exec(code) for code in runs.values()])
+    train = ppo.train
     figures.main(2, tmp_path / "runs", tmp_path / "pictures", tmp_path / "normal.csv", short)
     for name in ("curves", "over_optimisation", "by_length", "sizes"):
         text = (tmp_path / "pictures" / f"{name}.svg").read_text()
         assert ElementTree.fromstring(text).tag.endswith("svg") and len(text) < 200_000
         assert "nan" not in text and "fill: #ffffff" not in text        # no background: it reads on dark pages, too
-    assert ppo.Loop is Loop                                             # the judge has left
+    assert ppo.train is train                                           # the judge has left
     assert len(json.loads((tmp_path / "runs" / "64" / "0" / "heard.json").read_text())) == 3
     assert len(read_normal(tmp_path / "normal.csv")["objective/kl"]) == 3
     printed = capsys.readouterr().out

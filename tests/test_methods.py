@@ -155,6 +155,29 @@ def test_rejection_imitates_the_best_of_each_group_and_nothing_else(monkeypatch)
     factor = e.response_mask.sum() / e.response_mask[best.bool()].sum()
     close(seen, by_formula(actor, e, best) * factor, atol=1e-4)
 
+# ----------------------------------------------------------------------------- the loop
+
+
+def test_the_loop_gives_each_prompt_its_responses_in_a_row_and_yields_after_each_update():
+    actor, reference, reward_model = model(seed=1), model(seed=2), critic(seed=3)
+    cfg, given = ppo_config(lam=1.0, steps=3, batch_size=6, lr=0.1, seed=5, kl_coef=0.3), []
+    prompts, optimizer = [[1, 2, 3], [4], [5, 6], [7, 8]], adamw(actor)
+
+    def update(e, changed, its_optimizer, its_cfg, k):
+        assert (changed, its_optimizer, its_cfg, k) == (actor, optimizer, cfg, 2)
+        given.append((e, optimizer.param_groups[0]["lr"]))
+    seen = []
+    for step, e, metrics in methods.train(update, actor, reference, reward_model, optimizer, prompts, cfg, 2):
+        assert given[-1][0] is e and len(given) == step + 1         # the update is done
+        asked = [row[real].tolist() for row, real in zip(e.ids[:, :e.P], e.mask[:, :e.P])]
+        assert asked[::2] == asked[1::2] and len(asked) == 6
+        seen += asked[::2]
+        close(e.returns[:, 0], whole_rewards(e, 0.3), atol=1e-5)
+        assert metrics == {"objective/scores": pytest.approx(e.scores.mean().item()), "lr": given[-1][1],
+                           "objective/kl": pytest.approx((e.logprobs - e.ref_logprobs).sum(1).mean().item())}
+    assert sorted(seen[:4]) == sorted(seen[4:8]) == sorted(prompts)     # all of them before any comes again
+    assert [lr for _, lr in given] == pytest.approx([0.1, 0.2 / 3 / 0.95, 0.1 / 3 / 0.95])
+
 # ----------------------------------------------------------------------------- comparisons
 
 RANKINGS = [([1, 2, 3], [[4, 10], [5, 6, 10], [7, 10]]), ([8], [[9, 9, 10], [10]])]
@@ -200,12 +223,10 @@ def test_the_optimum_of_dpo_is_that_of_the_reward_under_the_penalty():
 @pytest.mark.parametrize("update, k", [(methods.reinforce, 1), (methods.rloo, 4)])
 def test_policy_gradients_without_a_critic_find_the_best_policy_there_is(update, k):
     task, beta, updates = Task(2, seed=10), 0.3, 300
-    actor, cfg = network(GPT, task.seed + 1), ppo_config(lam=1.0, max_new_tokens=2)
-    optimizer, prompts = adamw(actor), torch.tensor([PROMPT] * 256)
-    for step in range(updates):
-        set_learning_rate(optimizer, 1e-2, step, updates)
-        e = make_experience(actor, methods.no_critic, task.reference, task.reward_model,
-                            prompts, torch.ones_like(prompts).bool(), beta, cfg)
-        update(e, actor, optimizer, cfg, k)
+    actor = network(GPT, task.seed + 1)
+    cfg = ppo_config(lam=1.0, max_new_tokens=2, steps=updates, batch_size=256, lr=1e-2, kl_coef=beta)
+    for _ in methods.train(update, actor, task.reference, task.reward_model, adamw(actor),
+                           [PROMPT] * 256, cfg, k):
+        pass
     pi, (best, _) = enumerated(actor, task.answers).detach(), optimum(task.rewards, task.ref, beta)
     assert (pi.exp() * (pi - best)).sum() <= 0.05

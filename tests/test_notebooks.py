@@ -174,7 +174,7 @@ print(race.smooth([[0, 3, 6, 9, 9], [1, 1, 1, 1, 1]]).tolist(), race.smooth([[2.
 race.draw_race(found).savefig("/dev/null", format="svg")
 race.main(["PPO", "no such method"])
 """)
-    assert "| PPO | 80.0 ± 14.1% | 70.0% | 3.00 ± 0.00 | 0.50 ± 0.00 | 2.5 | 1,000 | 7 |" in ran.stdout.splitlines(), ran.stderr
+    assert "| PPO | 80.0% ± 14.1 | 70.0% | 3.00 ± 0.00 | 0.50 ± 0.00 | 2.5 | 1,000 | 7 |" in ran.stdout.splitlines(), ran.stderr
     assert "[[0.0, 3.0, 6.0, 8.0, 9.0], [1.0, 1.0, 1.0, 1.0, 1.0]] [[2.0, 4.0]]" in ran.stdout
     assert ran.returncode == 1 and ran.stderr.startswith("no method is called no such method; there are: SFT, best of 8")
 

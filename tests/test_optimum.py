@@ -1,7 +1,7 @@
 """The one task whose answer is known (notebooks/enumerable.py): PPO must find it.
 
-The real `make_experience` and `learn` must reach π* from π_ref by sampling alone. With longer answers and
-a smaller β the landscape has other hills, and no policy gradient is sure to climb the highest: hence the β's.
+The real `ppo.train` must reach π* from π_ref by sampling alone. With longer answers and a smaller β the
+landscape has other hills, and no policy gradient is sure to climb the highest: hence the β's.
 """
 import pytest
 import torch

@@ -116,6 +116,10 @@ class Tokenizer:
         model has whose vocabulary was rounded up."""
         return self.encoding.decode([i for i in ids if i < self.eos])
 
+    def texts(self, ids, mask):
+        """Rows of ids (B, T) as text, each as far as its mask (B, T) is True."""
+        return [self.decode(row[real].tolist()) for row, real in zip(ids, mask)]
+
 
 def checked(tokens, file):
     """The tokens of a file. Raises UserError unless all 256 bytes are among them, and none is there twice."""
