@@ -132,8 +132,8 @@ def run(name, seed, budget, lr=None):
     seconds = time.process_time() - start
 
     history += arrived(actor, *frozen, prompts, tokenizer, tokens, cfg, name == "best of 8")
-    return {"history": history, "tokens": tokens, "seconds": seconds,
-            "test": tested(actor, *frozen, test_set.prompts, tokenizer, name == "best of 8")}
+    test = tested(actor, *frozen, test_set.prompts, tokenizer, name == "best of 8")
+    return {"history": history, "test": test, "tokens": tokens, "seconds": seconds}
 
 
 def arrived(actor, reference, reward_model, prompts, tokenizer, tokens, cfg, choosing):

@@ -17,7 +17,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SCRIPTS = ["gpt", "sft", "reward", "ppo", "evaluate", "data", *sorted(
-    f"{folder}.{path.stem}" for folder in ("data", "support") for path in (FOLDER.parent / folder).glob("*.py") if path.stem != "__init__")]
+    f"{folder}.{path.stem}" for folder in ("data", "text", "support") for path in (FOLDER.parent / folder).glob("*.py") if path.stem != "__init__")]
 
 SOLUTION = "<summary>Solution</summary>"
 
