@@ -19,6 +19,7 @@ from tables import spread, table
 
 OUT = ROOT / "out" / "ablations"
 SEEDS = range(5)
+HEAD = ["variant", "ideal answers", "worst seed", "wins over SFT", "judge", "proxy", "KL"]
 
 
 def critic_from_sft(sft, rm, train, device, bf16, four_models=ppo.four_models):
@@ -84,7 +85,7 @@ def main(wanted):
         sys.exit(f"no variant is called {' or '.join(wanted)}; there are: {', '.join(VARIANTS)}")
     evaluated("default")                # all others start from its SFT and reward models
     rows = [row(name, evaluated(name)) for name in names]
-    print(table(["variant", "ideal", "worst seed", "beats SFT", "judge", "proxy", "KL"], rows))
+    print(table(HEAD, rows))
 
 
 if __name__ == "__main__":

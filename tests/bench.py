@@ -142,7 +142,7 @@ def reward_step(size, bf16):
 
 
 def ppo_iteration(size, bf16, prompt=PROMPT, new=NEW, batch=None, layers=None):
-    """Four models, EPOCHS passes in minibatches. `transformers` has no PPO to compare with; docs/trl.md has TRL's."""
+    """Four models, EPOCHS passes in minibatches. `transformers` has no PPO to compare with."""
     actor, critic = models(size, bf16, layers)
     reference, reward_model = models(size, bf16, layers)
     reference.load_state_dict(actor.state_dict()), reward_model.load_state_dict(critic.state_dict())
