@@ -1,15 +1,17 @@
-"""What every stage needs and none is about, one subject a file. Nothing here imports a script or `data`."""
+"""What every stage needs and none is about, one subject a file. Nothing here imports a stage, data
+or text; card.py of `export` is written when a stage is finished."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The command line shows its one sentence and no traceback."""
+    """A mistake that the user can mend. The command line shows its one sentence, no traceback."""
 
 
 def printable(text):
-    """The text with each character that no terminal should get, such as an escape or half an emoji, spelled out."""
+    """The text with each character that no terminal should get, such as an escape or half an
+    emoji, spelled out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason(error):
-    """The first line of what an error says, without the file, which the sentence around it names anyway."""
+    """The first line of what an error says, without the file: the sentence around it names that."""
     return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__

@@ -1,7 +1,7 @@
-"""Model folders as `transformers` writes and reads them: config.json, and weights in model.safetensors.
+"""Model folders as `transformers` writes and reads them: config.json and model.safetensors.
 
-Here weights are a dict of tensors and a shape is a dict of a config's fields; gpt.py makes models of them. In memory
-matrices are (out, in), as nn.Linear has them; in GPT-2's files they are (in, out).
+Weights are a dict of tensors here, a shape is a dict of a config's fields, and gpt.py makes models
+of them. In memory matrices are (out, in), as nn.Linear has them; in GPT-2's files (in, out).
 """
 import json
 import math
@@ -13,40 +13,42 @@ from safetensors.torch import load_file, save_file
 
 from support import UserError, reason
 from support.files import read_json, write_whole
-from support.memory import check_weights
 
-# What config.json must say for a model to be GPT-2 as gpt.py has it: key -> values; a missing key means the first.
-GPT2 = {"model_type": ["gpt2"], "activation_function": ["gelu_new", "gelu_pytorch_tanh"], "layer_norm_epsilon": [1e-5],
-        "scale_attn_weights": [True], "scale_attn_by_inverse_layer_idx": [False], "add_cross_attention": [False],
-        "tie_word_embeddings": [True]}
+# What config.json says of GPT-2 as gpt.py has it: key -> right values; a missing key means the first.
+GPT2 = {
+    "model_type": ["gpt2"],
+    "activation_function": ["gelu_new", "gelu_pytorch_tanh"],
+    "layer_norm_epsilon": [1e-5],
+    "scale_attn_weights": [True],
+    "scale_attn_by_inverse_layer_idx": [False],
+    "add_cross_attention": [False],
+    "tie_word_embeddings": [True],
+}
+# key -> (GPT-2 small's size, the largest that is no mistake)
+SIZES = {"vocab_size": (50257, 10_000_000), "n_positions": (1024, 1_000_000),
+         "n_layer": (12, 1000), "n_head": (12, 100_000), "n_embd": (768, 100_000)}
 
-SIZES = {"vocab_size": 50257, "n_positions": 1024, "n_layer": 12, "n_head": 12, "n_embd": 768}
-
-# ----------------------------------------------------------------------------- config.json
+# ---------- config.json
 
 def read_config(folder):
-    """The config.json of a model folder, its sizes checked. Raises UserError if there is none, or a damaged one."""
+    """The config.json of a model folder. Raises UserError if it is missing or makes no sense."""
     file = Path(folder) / "config.json"
     if not file.exists():
         raise UserError(f"{folder}: no model here, there is no {file}")
     config = read_json(file)
-    for key, default in SIZES.items():
+    for key, (default, most) in SIZES.items():
         value = config.get(key, default)
-        if type(value) is not int or value < 1:
-            raise UserError(f"{file}: {key} is {in_json(value)}, and must be a whole number above 0")
-    vocab, positions, layers, channels = (config.get(key, SIZES[key]) for key in SIZES if key != "n_head")
-    check_weights(vocab, positions, layers, channels, file)
-    eos, mean, std = config.get("eos_token_id", 0), config.get("reward_mean", 0.0), config.get("reward_std", 1.0)
+        if type(value) is not int or not 1 <= value <= most:
+            raise UserError(f"{file}: {key} is {in_json(value)}, and must be a whole number from 1 "
+                            f"to {most:,}")
+    eos = config.get("eos_token_id", 0)
     if type(eos) is not int or eos < 0:
-        raise UserError(f"{file}: eos_token_id is {in_json(eos)}, and must be the number of a token")
-    if not is_number(mean) or not is_number(std) or std <= 0:
+        raise UserError(f"{file}: eos_token_id is {in_json(eos)}, and must be a token's number")
+    mean, std = config.get("reward_mean", 0.0), config.get("reward_std", 1.0)
+    if not all(type(x) in (int, float) and math.isfinite(x) for x in (mean, std)) or std <= 0:
         raise UserError(f"{file}: reward_mean is {in_json(mean)} and reward_std {in_json(std)}, "
                         "which normalises no score: run reward.py again")
     return config
-
-
-def is_number(value):
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def in_json(value):
@@ -55,68 +57,71 @@ def in_json(value):
 
 
 def read_shape(folder, fields):
-    """What a folder's config.json says of a config's `fields`, by name. Raises UserError if it is not GPT-2."""
+    """What a folder's config.json says of a config's `fields`, by name. Raises UserError if it is
+    not GPT-2's."""
     stored = read_config(folder)
     for key, right in {**GPT2, "n_inner": [None, 4 * stored.get("n_embd", 768)]}.items():
         if stored.get(key, right[0]) not in right:
-            raise UserError(f"{folder}/config.json: {key} is {in_json(stored[key])}, "
-                            f"and GPT-2's is {json.dumps(right[0])}")
+            raise UserError(f"{folder}/config.json: {key} is {in_json(stored[key])}, and GPT-2's "
+                            f"is {json.dumps(right[0])}")
     if "model_type" not in stored:
-        raise UserError(f"{folder}/config.json names no model_type, so this is no model that transformers saved")
+        raise UserError(f"{folder}/config.json names no model_type: `transformers` did not save it")
+    eos_is_pad = stored.get("pad_token_id") == stored.get("eos_token_id", 50256)
     stored["block_size"] = stored.get("n_positions", 1024)
-    stored["eos_is_pad"] = is_scorer(stored) and stored.get("pad_token_id") == stored.get("eos_token_id", 50256)
+    stored["eos_is_pad"] = is_scorer(stored) and eos_is_pad
     return {field.name: stored[field.name] for field in fields if field.name in stored}
 
 
-def is_scorer(stored):
+def is_scorer(config):
     """Whether a config.json is that of a reward model or critic."""
-    return stored.get("architectures") == ["GPT2ForSequenceClassification"]
+    return config.get("architectures") == ["GPT2ForSequenceClassification"]
 
 
 def config_json(shape, tokenizer):
     """The config.json of a model of this shape (a dict of GPTConfig's or ScalarConfig's fields)."""
-    shape = {**shape, "n_positions": shape["block_size"]}
+    shape = {**shape, "n_positions": shape["block_size"], "bos_token_id": shape["eos_token_id"]}
     eos, eos_is_pad = shape["eos_token_id"], shape.pop("eos_is_pad", None)
     del shape["block_size"]
-    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new",
-              "layer_norm_epsilon": 1e-5, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
-              "bos_token_id": eos, **shape}
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"],
+              "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+              "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, **shape}
     if tokenizer:
         config.update(tokenizer_name=tokenizer.name, tokenizer_fingerprint=tokenizer.fingerprint)
     if eos_is_pad is not None:          # a reward model or critic
-        # transformers reads the score at the last token that is not its pad id, and a text ends with
-        # <|endoftext|>: so the pad id is another one, that no scored text ends with.
+        # transformers reads the score at the last token that is not its pad id, and a text ends
+        # with <|endoftext|>: so the pad id is another one, that no scored text ends with.
         config.update(architectures=["GPT2ForSequenceClassification"], id2label={"0": "reward"},
                       label2id={"reward": 0}, pad_token_id=eos if eos_is_pad else 0)
     return config
 
 
 def generation_json(config):
-    """The generation_config.json: how `transformers` answers where nothing else is said. Half of the positions are for
-    the answer, as in chat.py; pads come with a mask, so they may be <|endoftext|>."""
+    """The generation_config.json: how `transformers` responds unless it is told otherwise. Half of
+    the positions are for the response, as in chat.py."""
     eos = config["eos_token_id"]
     return {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos, "do_sample": False,
             "max_new_tokens": config["n_positions"] // 2}
 
-# ----------------------------------------------------------------------------- weights
+# ---------- weights
 
 def read_weights(folder, expected, new_head=False):
-    """The tensors of a folder by their names in gpt.py. `expected` has the right names and shapes; with `new_head`
-    the scalar head may be missing, and is random then. Raises UserError if a tensor is missing, left over or of
-    another shape."""
+    """The tensors of a folder by their names in gpt.py. `expected` has the right names and shapes;
+    with `new_head` the scalar head may be missing, and is random then. Raises UserError if a tensor
+    is missing, left over, of another shape or not finite."""
     tensors = plain_names(read_tensors(folder), folder)
     if new_head:
         channels = expected["score.weight"].shape[1]
         tensors.setdefault("score.weight", torch.randn(1, channels) / math.sqrt(channels + 1))
-    for name, tensor in expected.items():
+    for name, right in expected.items():
         if name not in tensors:
             hint = ", so this is no reward model" if name == "score.weight" else ""
             raise UserError(f"{folder}: the tensor {name} is missing{hint}")
-        if tensors[name].shape != tensor.shape:
-            raise UserError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, "
-                            f"its config.json asks for {tuple(tensor.shape)}")
+        if tensors[name].shape != right.shape:
+            raise UserError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, its "
+                            f"config.json asks for {tuple(right.shape)}")
         if not tensors[name].float().isfinite().all():
-            raise UserError(f"{folder}: {name} holds NaN or infinity, so the training that made it had failed")
+            raise UserError(f"{folder}: {name} holds NaN or infinity, so the training that made it "
+                            "had failed")
     if left := sorted(tensors.keys() - expected.keys()):
         whole = "a language model" if left[0] == "score.weight" else "GPT-2"
         raise UserError(f"{folder}: {left[0]} is no part of {whole}")
@@ -124,16 +129,17 @@ def read_weights(folder, expected, new_head=False):
 
 
 def read_tensors(folder):
-    """All tensors of a folder, from one model.safetensors or from the shards that an index lists."""
+    """All tensors of a folder: of its model.safetensors, or of the files that an index lists."""
     index, files = folder / "model.safetensors.index.json", ["model.safetensors"]
     if not (folder / files[0]).exists():
         if index.exists():
-            files = shards(index)
+            files = listed_files(index)
         elif list(folder.glob("pytorch_model*.bin")):
             kind = "SequenceClassification" if is_scorer(read_config(folder)) else "CausalLM"
-            raise UserError(f"{folder} has its weights as pytorch_model.bin only, a format that can hide programs; "
-                            f"convert it: python -c \"from transformers import AutoModelFor{kind} as M; "
-                            f"M.from_pretrained('{folder}').save_pretrained('{folder}')\"")
+            raise UserError(
+                f"{folder} has its weights as pytorch_model.bin only, a format that can hide "
+                f"programs; convert it: python -c \"from transformers import AutoModelFor{kind} as "
+                f"M; M.from_pretrained('{folder}').save_pretrained('{folder}')\"")
         else:
             raise UserError(f"{folder}: there is no model.safetensors")
     tensors = {}
@@ -141,12 +147,13 @@ def read_tensors(folder):
         try:
             tensors.update(load_file(folder / file))
         except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(f"{folder / file}: cannot be read ({reason(error)}); copy or train it again") from error
+            raise UserError(f"{folder / file}: cannot be read ({reason(error)}); copy or train it "
+                            "again") from error
     return tensors
 
 
-def shards(index):
-    """The files that a model.safetensors.index.json lists."""
+def listed_files(index):
+    """The files that a model.safetensors.index.json names."""
     listed = read_json(index).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
         raise UserError(f"{index}: weight_map must name the file of each tensor")
@@ -154,32 +161,37 @@ def shards(index):
 
 
 def plain_names(tensors, folder):
-    """Tensors under gpt.py's names and orientation: `transformer.` added where a bare GPT2Model was saved, and
-    two things dropped that old files carry: the causal mask of each block, the tied head a second time."""
+    """Tensors under gpt.py's names and orientation: `transformer.` added where a bare GPT2Model was
+    saved, and two things dropped that old files carry: each block's causal mask, and the tied head
+    a second time."""
     named = {}
     for name, tensor in tensors.items():
-        name = name if name.startswith(("transformer.", "score.", "lm_head.")) else "transformer." + name
+        if not name.startswith(("transformer.", "score.", "lm_head.")):
+            name = "transformer." + name
         if not name.endswith((".attn.bias", ".attn.masked_bias")):
             named[name] = transposed(name, tensor)
     head, embedding = named.pop("lm_head.weight", None), named.get("transformer.wte.weight")
     if head is not None and embedding is not None and not torch.equal(head, embedding):
-        raise UserError(f"{folder}: lm_head.weight is not the token embedding, and GPT-2's head is tied to it")
+        raise UserError(f"{folder}: lm_head.weight is not the token embedding, and GPT-2's head is "
+                        "tied to it")
     return named
 
 
 def transposed(name, tensor):
-    """GPT-2 stores the matrices of its blocks as (in, out), nn.Linear as (out, in); the swap undoes itself."""
+    """GPT-2 stores its blocks' matrices as (in, out), nn.Linear as (out, in). Undoes itself."""
     swap = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) and tensor.ndim == 2
     return tensor.t() if swap else tensor
 
 
 def write_model(folder, tensors, shape, tokenizer):
-    """Write model.safetensors, config.json and the tokenizer, if there is one: a folder for `transformers`."""
+    """Write model.safetensors, config.json and the tokenizer, if there is one."""
     tensors = {name: transposed(name, tensor).contiguous() for name, tensor in tensors.items()}
-    write_whole(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    write_whole(folder / "model.safetensors",
+                lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     config = config_json(shape, tokenizer)
     if not is_scorer(config):
-        write_whole(folder / "generation_config.json", json.dumps(generation_json(config), indent=2) + "\n")
+        generation = json.dumps(generation_json(config), indent=2)
+        write_whole(folder / "generation_config.json", generation + "\n")
     if tokenizer:
         tokenizer.save(folder, config)
     # The config comes last: a folder that has one is a whole model.

@@ -10,7 +10,6 @@ from support import UserError, printable, reason
 
 AT_ONCE = "stopped at once; a training script goes on from its last save with --resume"
 OUT_OF_MEMORY = "out of memory|not enough memory|can't allocate memory|ALLOC_FAILED"
-NOT_FINITE = "probability tensor contains|device-side assert"    # what torch says when it is to sample from NaN
 
 
 class Stopped(KeyboardInterrupt):
@@ -23,28 +22,29 @@ def stop_at_once(number, frame):
 
 @contextmanager
 def plain_endings():
-    """Exit code 1 after a mistake of the user or a failure of the machine, 130 after Ctrl-C, 143 after SIGTERM. An
-    error of this code keeps its traceback."""
+    """Exit code 1 after a mistake of the user or a failure of the machine, 130 after Ctrl-C, 143
+    after SIGTERM. An error of this code keeps its traceback."""
     handler = signal.signal(signal.SIGTERM, stop_at_once)
-    sys.stdout.reconfigure(errors="backslashreplace")       # what a terminal can't show does not end a run
+    sys.stdout.reconfigure(errors="backslashreplace")   # what a terminal can't show ends no run
     try:
         yield
     except UserError as error:
         give_up(error)
-    except BrokenPipeError:                                 # whoever read the output has left, as `head` does
+    except BrokenPipeError:                 # whoever read the output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:                                # a full disk, a folder that must not be written
-        give_up(f"{error.filename or 'a file'}: {reason(error)}; whatever was saved before is whole")
+    except OSError as error:                # a full disk, a folder that must not be written
+        file = error.filename or "a file"
+        give_up(f"{file}: {reason(error)}; whatever was saved before is whole")
     except (MemoryError, RuntimeError) as error:
-        if re.search(NOT_FINITE, str(error)):
-            give_up("the model gives tokens probabilities that are not finite, so its training has failed: "
-                    "start again with lower learning rates")
+        if "device-side assert" in str(error):          # a GPU was to sample from NaN
+            give_up("the model gives tokens probabilities that are not finite, so its training has "
+                    "failed: start again with lower learning rates")
         if not (isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error))):
             raise
-        give_up(f"out of memory ({reason(error)}): lower --micro_batch_size, which changes no gradient, "
-                "or --batch_size")
-    except KeyboardInterrupt as stop:                       # Ctrl-C, or Stopped
+        give_up(f"out of memory ({reason(error)}): lower --micro_batch_size, which changes no "
+                "gradient, or --batch_size")
+    except KeyboardInterrupt as stop:       # Ctrl-C, or Stopped
         number, said = stop.args or (signal.SIGINT, AT_ONCE)
         print(f"\n{Path(sys.argv[0]).name}: {said}", file=sys.stderr)
         sys.exit(128 + number)
@@ -53,7 +53,8 @@ def plain_endings():
 
 
 def give_up(sentence):
-    if "tqdm" in sys.modules:                               # the sentence begins a line of its own
+    """Exit with code 1 and one sentence, which begins a line of its own."""
+    if "tqdm" in sys.modules:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", [])):
             bar.close()
     sys.exit(printable(f"{Path(sys.argv[0]).name}: {sentence}"))

@@ -12,14 +12,15 @@ from support.distributed import rank
 
 
 def write_whole(path, content):
-    """Write a file under a temporary name and move it into place. No reader ever sees half of it, and whatever
-    ends the program or the machine, the file is the old one or the new one. `content` is text, or a function that
-    is given the path to write. Of several processes only the first one writes."""
+    """Write a file under a temporary name and move it into place. No reader ever sees half of it,
+    and whatever ends the program or the machine, the file is the old one or the new one. `content`
+    is text, or a function that is given the path to write. Of several processes only the first one
+    writes."""
     if rank() > 0:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.partial"
+    # A killed program may leave this behind: the next one that writes the file overwrites it.
+    temporary = path.parent / f".{path.name}.partial"
     try:
         if isinstance(content, str):
             temporary.write_text(content, encoding="utf-8")
@@ -28,7 +29,7 @@ def write_whole(path, content):
         flush(temporary)            # else a power cut could leave a new name with nothing in it
         os.replace(temporary, path)
         flush(path.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:   # a full disk, as Python, torch and safetensors say it
+    except (OSError, RuntimeError, SafetensorError) as error:   # what a full disk raises
         left = shutil.disk_usage(path.parent).free // 2 ** 20
         said = f"could not be written ({reason(error)}; {left:,} MiB were left on its disk)"
         raise OSError(getattr(error, "errno", None) or errno.EIO, said, str(path)) from error
@@ -38,7 +39,7 @@ def write_whole(path, content):
 
 def flush(path):
     """Return when a file, or the list of files of a folder, has reached the disk."""
-    if os.name == "nt":             # Windows flushes no file that is open for reading, and no folder at all
+    if os.name == "nt":             # Windows flushes no file that is open for reading, no folder
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -47,40 +48,22 @@ def flush(path):
         os.close(descriptor)
 
 
-def remove_leftovers(folder):
-    """Remove the temporary files of programs that were killed while they wrote into `folder`."""
-    for file in folder.glob(".*.*.partial"):
-        writer = file.name.split(".")[-2]
-        if writer == str(os.getpid()) or writer.isdigit() and not is_running(int(writer)):
-            file.unlink(missing_ok=True)
-
-
-def is_running(process):
-    """Whether there is a process of this number, as far as this machine knows."""
-    try:
-        os.kill(process, 0)         # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):    # somebody else's; or no number that a process can have
-        return True
-    return True
-
-
 def read_text(file):
     """The text in a file. Raises UserError if it can't be read."""
     try:
-        return Path(file).read_text(encoding="utf-8-sig")      # some programs mark UTF-8
+        return Path(file).read_text(encoding="utf-8-sig")       # some programs mark UTF-8
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read as UTF-8 text ({reason(error)})") from error
 
 
 def parse_json(text, where):
-    """The object in a JSON text. Raises UserError, which begins with `where`, if it is anything else."""
+    """The object in a JSON text. Raises UserError, which begins with `where`, if it is anything
+    else."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
-    except (ValueError, RecursionError) as error:       # a number of more than 4,300 digits; brackets in brackets
+    except (ValueError, RecursionError) as error:   # over 4,300 digits; brackets in brackets
         raise UserError(f"{where}: not JSON that can be read ({reason(error)})") from error
     if not isinstance(content, dict):
         raise UserError(f"{where}: must be an object, {{…}}, not {text.strip()[:40]}")

@@ -1,16 +1,17 @@
-"""A run is a folder: base/, sft/, reward/, ppo/, and TensorBoard's logs. Each stage finds its predecessors there."""
+"""A run is a folder: base/, sft/, reward/, ppo/, and TensorBoard's logs. Each stage finds its
+predecessors there."""
 import os
 import shutil
 from pathlib import Path
 
 from support import UserError
-from export.card import write_card
 from support.checkpoint import read_config
 from support.hub import find_folder
 
 
 def run_folder(cfg):
-    """`--run`, or out/<data set>, or out/<name of the data file>. "hh:a+b" becomes out/hh-a-b, "hub:a/b" out/b."""
+    """`--run`, or out/<data set>, or out/<name of the data file>. "hh:a+b" becomes out/hh-a-b,
+    "hub:a/b" out/b."""
     if cfg.run:
         return Path(cfg.run)
     name = Path(cfg.data).name.removesuffix(".gz").removesuffix(".jsonl")
@@ -20,32 +21,47 @@ def run_folder(cfg):
 
 
 def check_run(cfg, stages):
-    """Find out before the work, and not after it, that it could not be saved, or that there is nothing to resume.
-    `stages` are the folders that a script fills, in order."""
+    """Find out before the work, and not after it, that it could not be saved, or that there is
+    nothing to resume. `stages` are the folders that a script fills, in order."""
     run, file = run_folder(cfg), getattr(cfg, "json", "")
-    folders = [run / name for name in (*stages, "logs")] if stages else [Path(file).parent] * bool(file)
-    for folder in folders:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not there.is_dir():
-            raise UserError(f"{there} is a file, but {folder} must be a folder: move the file, or give another --run")
-        if not os.access(there, os.W_OK):
-            raise UserError(f"{there} can't be written to: change who may, or give another --run")
-    if file and Path(file).is_dir():
-        raise UserError(f"--json {file}: a folder; give the name of a file in it")
-    if stages and cfg.resume and not any((run / stage / "resume.pt").exists() for stage in stages):
-        *before, last = ((run / stage / "config.json").exists() for stage in stages)
-        if last or not any(before):
-            there = "is finished" if last else "has no resume.pt"
-            raise UserError(f"--resume: {run / stages[-1]} {there}, so there is nothing to go on with; "
-                            "start without --resume")
+    if file:
+        check_writable(Path(file).parent)
+        if Path(file).is_dir():
+            raise UserError(f"--json {file}: a folder; give the name of a file in it")
+    if stages:
+        for name in (*stages, "logs"):
+            check_writable(run / name)
+        if cfg.resume:
+            check_resume(run, stages)
+
+
+def check_writable(folder):
+    """Raises UserError if files cannot be written into `folder`, which need not be there yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, but {folder} must be a folder: move the file, or give "
+                        "another --run")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{there} can't be written to: change who may, or give another --run")
+
+
+def check_resume(run, stages):
+    """Raises UserError if there is nothing to go on with."""
+    if any((run / stage / "resume.pt").exists() for stage in stages):
+        return
+    finished = [stage for stage in stages if (run / stage / "config.json").exists()]
+    if not finished or finished[-1] == stages[-1]:
+        there = "is finished" if finished else "has no resume.pt"
+        raise UserError(f"--resume: {run / stages[-1]} {there}, so there is nothing to go on with; "
+                        "start without --resume")
 
 
 def find_model(run, stage):
     """The folder of an earlier stage's model. Raises UserError that says what to run first."""
     if not (run / stage / "config.json").exists():
         script = "sft.py" if stage == "base" else f"{stage}.py"
-        raise UserError(f"no {stage} model in {run / stage}: run `python {script}` first, "
-                        "with the same --data or --run")
+        raise UserError(f"no {stage} model in {run / stage}: run `python {script}` first, with the "
+                        "same --data or --run")
     return run / stage
 
 
@@ -53,13 +69,15 @@ def find_reward_model(run, name):
     """The folder of the reward model: the run's, or the one called `name`, trained elsewhere."""
     folder = find_folder(name) if name else find_model(run, "reward")
     if "reward_mean" not in read_config(folder):
-        print(f"the scores of {folder} are used as they are; `python reward.py --init {folder} --steps 0` would "
-              "normalise them to mean 0 and standard deviation 1 on completions of the SFT model, as β expects")
+        print(f"the scores of {folder} are used as they are; `python reward.py --init {folder} "
+              "--steps 0` would normalise them to mean 0 and standard deviation 1 on completions "
+              "of the SFT model, as β expects")
     return folder
 
 
 def set_aside(folder):
-    """Keep what an earlier run left in a stage's folder, and its curves, under another name; what had that goes."""
+    """Keep what an earlier run left in a stage's folder, and its curves, under another name, in
+    place of what had that name."""
     finished = (folder / "config.json").exists()
     if not finished and not (folder / "resume.pt").exists():
         return
@@ -73,6 +91,7 @@ def set_aside(folder):
 
 def finish(model, tokenizer, folder, cfg):
     """Save a stage's model and its card. What was needed to resume the stage is needed no more."""
+    from export.card import write_card      # only a finished stage has one
     model.save_pretrained(folder, tokenizer)
     write_card(folder, cfg)
     (folder / "resume.pt").unlink(missing_ok=True)

@@ -1,4 +1,5 @@
-"""Which weights training may move: all of them, the last N blocks, or LoRA adapters beside the blocks' matrices."""
+"""Which weights training may move: all, the last N blocks', or those of LoRA adapters beside the
+blocks' matrices."""
 import re
 
 import torch.nn as nn
@@ -8,16 +9,17 @@ from support import UserError
 
 
 class LoRA(nn.Linear):
-    """A frozen matrix W and a learned update of low rank R: (W + α/R B A) x + b (arXiv:2106.09685, section 4.1).
-    A (R, in) starts random and B (out, R) at zero, so that at first nothing has changed."""
-    alpha = 32          # so large that the learning rate of a whole model suits a thin matrix, too
+    """A frozen matrix W and a learned update of low rank R: (W + α/R B A) x + b (arXiv:2106.09685,
+    section 4.1). A starts random and B at zero, so that at first nothing has changed."""
+    alpha = 32          # so large that a whole model's learning rate suits a thin matrix, too
 
     def __init__(self, linear, rank):
         super().__init__(linear.in_features, linear.out_features, device="meta")
         self.weight, self.bias, self.scale = linear.weight, linear.bias, self.alpha / rank
-        self.lora_a = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))       # (R, in)
-        nn.init.normal_(self.lora_a, std=linear.in_features ** -0.5)
-        self.lora_b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))      # (out, R)
+        a = linear.weight.new_empty(rank, linear.in_features)           # (R, in)
+        b = linear.weight.new_zeros(linear.out_features, rank)          # (out, R)
+        nn.init.normal_(a, std=linear.in_features ** -0.5)
+        self.lora_a, self.lora_b = nn.Parameter(a), nn.Parameter(b)
 
     def forward(self, x):
         return super().forward(x) + self.scale * F.linear(F.linear(x, self.lora_a), self.lora_b)
@@ -28,8 +30,9 @@ class LoRA(nn.Linear):
 
 
 def set_trainable(model, train):
-    """Freeze all weights of `model` but those that `train` names: "all"; "last:N" blocks and the final LayerNorm;
-    "lora:R", adapters of rank R on every matrix of the blocks. A scalar head is always trained. Raises UserError."""
+    """Freeze all weights of `model` but those that `train` names: "all"; "last:N" blocks and the
+    final LayerNorm; "lora:R", adapters of rank R on every matrix of the blocks. A scalar head is
+    always trained. Raises UserError."""
     kind, number = parse_train(train, model.config.n_layer)
     if kind == "all":
         return
@@ -48,10 +51,11 @@ def set_trainable(model, train):
 
 
 def parse_train(train, n_layer):
-    """("all", 0), ("last", N) or ("lora", R) of a --train. Raises UserError if it is none of them."""
+    """("all", 0), ("last", N) or ("lora", R). Raises UserError if `train` is none of them."""
     match = re.fullmatch(r"(all)|(last|lora):([1-9]\d*)", train)
     if not match or match[2] == "last" and int(match[3]) > n_layer:
-        raise UserError(f"--train {train}: must be all, last:N with N of the model's {n_layer} blocks, or lora:R")
+        raise UserError(f"--train {train}: must be all, last:N with N of the model's {n_layer} "
+                        "blocks, or lora:R")
     return match[1] or match[2], int(match[3] or 0)
 
 
@@ -62,7 +66,7 @@ def parameter_count(model):
 
 
 def merged_state(model):
-    """The state dict of a model with each LoRA update added to its matrix: GPT-2's own tensors only."""
+    """The state dict of a model, each LoRA update added to its matrix: GPT-2's own tensors only."""
     state = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
     for name, module in model.named_modules():
         if isinstance(module, LoRA):

@@ -260,6 +260,13 @@ def test_a_run_about_a_gpt2_brings_the_preset_of_its_width(flags, tmp_path, widt
     assert (cfg.lr, cfg.critic_lr) == (lr, critic_lr)
 
 
+@pytest.mark.parametrize("given", [["--batch_size", "16"], ["--batch-size", "16"], ["--batch_size=16"], ["--batch-size=16"]])
+def test_a_flag_overrides_the_preset_however_it_is_written_and_even_with_the_default(flags, given):
+    assert sft.Config.batch_size == 16
+    assert flags(sft, "--preset", "gpt2", "--run=--lr", *given) == sft.Config(
+        run="--lr", preset="gpt2", **{**presets["sft"]["gpt2"], "batch_size": 16})
+
+
 def test_a_preset_by_name_goes_before_that_of_the_model(flags):
     assert flags(sft, "--init", "gpt2", "--preset", "unified").lr == 3e-6
 
