@@ -9,7 +9,8 @@ and its reward still rises a little. Three things, though, are certain:
 
 A check that fails says what to look at. docs/metrics.md says what a healthy run looks like.
 
-And before it loads anything large, a run says how much memory it needs: check_memory.
+And before it loads anything large, a run says whether the scores are normalised, and how much
+memory it needs: check_normalised, check_memory.
 
 Axes as in ppo.py: B responses, R response tokens.
 """
@@ -18,6 +19,7 @@ import math
 import torch
 
 from support import UserError
+from support.checkpoint import read_config
 from support.trainable import parameter_count
 
 # ---------- the numbers
@@ -80,7 +82,7 @@ def check_rollout(experience, step, negatives, bf16):
         check_reference(experience.kl[experience.response_mask], bf16)
     return check_kl(experience.kl.sum(1), negatives)
 
-# ---------- the memory
+# ---------- before anything is loaded
 
 ROLES = ("actor", "critic", "reference", "reward model")
 MIB = 2 ** 20
@@ -115,3 +117,11 @@ def check_memory(models, folders, longest_prompt, cfg, device):
         raise UserError(f"this run needs about {needed / 2 ** 30:.1f} GiB and {device} has "
                         f"{free / 2 ** 30:.1f} GiB free: lower --micro_batch_size, then "
                         "--batch_size, then take --train lora:8")
+
+
+def check_normalised(folder):
+    """Say so if nobody has normalised the scores of the reward model in `folder`."""
+    if "reward_mean" not in read_config(folder):
+        print(f"the scores of {folder} are used as they are; `python reward.py --init {folder} "
+              "--steps 0` would normalise them to mean 0 and standard deviation 1 on completions "
+              "of the SFT model, as β expects")

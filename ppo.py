@@ -27,13 +27,13 @@ from dataclasses import dataclass, fields
 import torch
 
 import data
-from checks import check_memory, check_ratio, check_rollout
+from checks import check_memory, check_normalised, check_ratio, check_rollout
 from gpt import GPT, ScalarGPT, response_logits, response_logprobs, token_logprobs
 from support.command_line import TrainingFlags, launch, start
 from support.distributed import from_first, gather, own_rows, total, world_size
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
-from support.runs import find_model, find_reward_model, finish
+from support.runs import find_model, finish
 from support.trainable import set_trainable
 from text.batches import batch_at, encode_prompts, micro_batches, pad, row_parts
 from text.tokenizer import Tokenizer
@@ -362,7 +362,8 @@ def respond(model, prompts, mask, tokenizer, cfg):
 def main(cfg):
     run, device, bf16 = start(cfg, "ppo")
     train_set, test_set = data.load(cfg.data)
-    sft, rm = find_model(run, "sft"), find_reward_model(run, cfg.reward_model)
+    sft, rm = find_model(run, "sft"), find_model(run, "reward", cfg.reward_model)
+    check_normalised(rm)
     tokenizer = Tokenizer.shared(sft, rm)
 
     # On "meta" the models have shapes and no weights: enough to see whether the run fits.

@@ -26,7 +26,6 @@ from gpt import GPT, ScalarGPT
 from support import UserError
 from support.command_line import TrainingFlags, launch, start
 from support.distributed import gather, own_rows
-from support.hub import find_folder
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
 from support.runs import find_model, finish
@@ -147,7 +146,7 @@ def main(cfg):
     run, device, bf16 = start(cfg, "reward")
     train_set, test_set = data.load(cfg.data)
     sft_folder = find_model(run, "sft")
-    init = find_folder(cfg.init) if cfg.init else sft_folder
+    init = find_model(run, "sft", cfg.init)
     tokenizer = Tokenizer.shared(sft_folder, init)
     sft = GPT.from_pretrained(sft_folder, device, bf16, frozen=True)
     model = ScalarGPT.from_pretrained(init, device, bf16, new_head=True)

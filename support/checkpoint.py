@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from support import UserError, reason
 from support.files import read_json, write_whole
 
-# What config.json says of GPT-2 as gpt.py has it: key -> right values; a missing key means the first.
+# What config.json says of GPT-2: key -> right values; a missing key means the first.
 GPT2 = {
     "model_type": ["gpt2"],
     "activation_function": ["gelu_new", "gelu_pytorch_tanh"],
@@ -24,9 +24,10 @@ GPT2 = {
     "add_cross_attention": [False],
     "tie_word_embeddings": [True],
 }
-# key -> (GPT-2 small's size, the largest that is no mistake)
-SIZES = {"vocab_size": (50257, 10_000_000), "n_positions": (1024, 1_000_000),
-         "n_layer": (12, 1000), "n_head": (12, 100_000), "n_embd": (768, 100_000)}
+# key -> (the number that a missing key means, the smallest, the largest that is no mistake)
+NUMBERS = {"vocab_size": (50257, 1, 10_000_000), "n_positions": (1024, 1, 1_000_000),
+           "n_layer": (12, 1, 1000), "n_head": (12, 1, 100_000), "n_embd": (768, 1, 100_000),
+           "eos_token_id": (50256, 0, 10_000_000)}
 
 # ---------- config.json
 
@@ -36,14 +37,11 @@ def read_config(folder):
     if not file.exists():
         raise UserError(f"{folder}: no model here, there is no {file}")
     config = read_json(file)
-    for key, (default, most) in SIZES.items():
+    for key, (default, least, most) in NUMBERS.items():
         value = config.get(key, default)
-        if type(value) is not int or not 1 <= value <= most:
-            raise UserError(f"{file}: {key} is {in_json(value)}, and must be a whole number from 1 "
-                            f"to {most:,}")
-    eos = config.get("eos_token_id", 0)
-    if type(eos) is not int or eos < 0:
-        raise UserError(f"{file}: eos_token_id is {in_json(eos)}, and must be a token's number")
+        if type(value) is not int or not least <= value <= most:
+            raise UserError(f"{file}: {key} is {in_json(value)}, and must be a whole number from "
+                            f"{least} to {most:,}")
     mean, std = config.get("reward_mean", 0.0), config.get("reward_std", 1.0)
     if not all(type(x) in (int, float) and math.isfinite(x) for x in (mean, std)) or std <= 0:
         raise UserError(f"{file}: reward_mean is {in_json(mean)} and reward_std {in_json(std)}, "

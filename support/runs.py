@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 from support import UserError
-from support.checkpoint import read_config
 from support.hub import find_folder
 
 
@@ -56,23 +55,16 @@ def check_resume(run, stages):
                         "start without --resume")
 
 
-def find_model(run, stage):
-    """The folder of an earlier stage's model. Raises UserError that says what to run first."""
+def find_model(run, stage, name=""):
+    """The folder of the model that an earlier stage made, or of the one called `name`, made
+    elsewhere. Raises UserError that says what to run first."""
+    if name:
+        return find_folder(name)
     if not (run / stage / "config.json").exists():
         script = "sft.py" if stage == "base" else f"{stage}.py"
         raise UserError(f"no {stage} model in {run / stage}: run `python {script}` first, with the "
                         "same --data or --run")
     return run / stage
-
-
-def find_reward_model(run, name):
-    """The folder of the reward model: the run's, or the one called `name`, trained elsewhere."""
-    folder = find_folder(name) if name else find_model(run, "reward")
-    if "reward_mean" not in read_config(folder):
-        print(f"the scores of {folder} are used as they are; `python reward.py --init {folder} "
-              "--steps 0` would normalise them to mean 0 and standard deviation 1 on completions "
-              "of the SFT model, as β expects")
-    return folder
 
 
 def set_aside(folder):

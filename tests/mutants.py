@@ -123,7 +123,7 @@ MUTANTS = [
     ("support/loop.py", "what an earlier run left is overwritten", "            set_aside(self.folder)", "            pass"),
     ("support/files.py", "a new name may take the place before its bytes are on the disk", "flush(temporary) ", "temporary "),
     ("support/checkpoint.py", "weights of NaN are loaded", "if not tensors[name].float().isfinite().all():", "if False:"),
-    ("support/checkpoint.py", "sizes of config.json are not checked", "if type(value) is not int or not 1 <= value <= most:", "if False:"),
+    ("support/checkpoint.py", "sizes of config.json are not checked", "if type(value) is not int or not least <= value <= most:", "if False:"),
     ("support/resume.py", "other rows go unnoticed", "digest.update(repr(row).encode())", "pass"),
     ("support/resume.py", "other first weights go unnoticed", "return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]", 'return ""'),
     ("sft.py", "adapters depend on whether base/ was there", "    torch.manual_seed(cfg.seed) ", "    pass "),
