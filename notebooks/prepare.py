@@ -84,32 +84,32 @@ def practised(kl_coef=0.05, fast=False):
     As ppo.py does it by default; `fast` takes half the responses, in two minibatches, at four times
     the actor's rate."""
     settings = {"batch_size": 64, "minibatches": 2, "lr": 1e-3} if fast else {}
-    folder = OWN / f"ppo{'-fast' * fast}-{kl_coef}"
+    run, cfg = toy_run("sft", "reward"), ppo.Config(kl_coef=kl_coef, **settings)
+    cpu = torch.device("cpu")
+    models = ppo.four_models(run / "sft", run / "reward", cfg.train, cpu, bf16=False)
+    title = f"{'a fast run' if fast else 'a run'} of PPO with β = {kl_coef}"
+    return practise(models, OWN / f"ppo{'-fast' * fast}-{kl_coef}", cfg, title)
+
+
+def practise(models, folder, cfg, title):
+    """PPO on the four models, with the judge listening, unless the folder has it already. Returns
+    what `practised` does."""
     if not (folder / "history.json").exists():
-        run, cfg = toy_run("sft", "reward"), ppo.Config(kl_coef=kl_coef, **settings)
-        cpu = torch.device("cpu")
-        models = ppo.four_models(run / "sft", run / "reward", cfg.train, cpu, bf16=False)
-        practise(models, folder, cfg)
-    show(f"{'a fast run' if fast else 'a run'} of PPO with β = {kl_coef}: the lessons’ own, "
-         "in out/notebooks")
-    actor = GPT.from_pretrained(folder / "actor")
-    critic = ScalarGPT.from_pretrained(folder / "critic")
-    return actor, critic, json.loads((folder / "history.json").read_text())
-
-
-def practise(models, folder, cfg):
-    """PPO, with the judge listening."""
-    actor, critic, *_ = models
-    tokenizer, history = Tokenizer.load(OWN / "sft"), []
-    prompts = list(map(tokenizer.encode, data.load("toy")[0].prompts))
-    torch.manual_seed(cfg.seed)
-    for step, experience, metrics in ppo.train(
-            *models, adamw(actor), adamw(critic), prompts, ppo.first_state(cfg), cfg):
-        history.append(measured(experience, tokenizer) | {"entropy": metrics["policy/entropy"]})
-        show(f"PPO with β = {cfg.kl_coef}: update {step + 1} of {cfg.steps}")
-    actor.save_pretrained(folder / "actor", tokenizer)
-    critic.save_pretrained(folder / "critic", tokenizer)
-    (folder / "history.json").write_text(json.dumps(history))
+        actor, critic, *_ = models
+        tokenizer, history = Tokenizer.load(OWN / "sft"), []
+        prompts = list(map(tokenizer.encode, data.load("toy")[0].prompts))
+        torch.manual_seed(cfg.seed)
+        for step, e, metrics in ppo.train(
+                *models, adamw(actor), adamw(critic), prompts, ppo.first_state(cfg), cfg):
+            history.append(measured(e, tokenizer) | {"entropy": metrics["policy/entropy"]})
+            show(f"PPO with β = {cfg.kl_coef}: update {step + 1} of {cfg.steps}")
+        actor.save_pretrained(folder / "actor", tokenizer)
+        critic.save_pretrained(folder / "critic", tokenizer)
+        (folder / "history.json").write_text(json.dumps(history))
+    show(f"{title}: the lessons’ own, in out/notebooks")
+    history = json.loads((folder / "history.json").read_text())
+    actor, critic = folder / "actor", folder / "critic"
+    return GPT.from_pretrained(actor), ScalarGPT.from_pretrained(critic), history
 
 
 def scarce(seed, tenth=0):
@@ -140,17 +140,15 @@ def pushed(name, kl_coef, reward_model, start, seed=0):
 
     `reward_model` is anything with `reward(ids, mask)`; the critic begins as the ScalarGPT `start`.
     The run is kept under its name, β and seed, so another reward model needs another name."""
+    run, critic = toy_run("sft"), copy.deepcopy(start).requires_grad_(True)
+    actor = GPT.from_pretrained(run / "sft")
+    reference = GPT.from_pretrained(run / "sft", frozen=True)
+    cfg = ppo.Config(kl_coef=kl_coef, seed=seed, steps=50, batch_size=64, epochs=1, lr=1e-3,
+                     max_new_tokens=20)
     folder = OWN / f"pushed-{name.replace(' ', '-')}-{kl_coef}-{seed}"
-    if not (folder / "history.json").exists():
-        run, critic = toy_run("sft"), copy.deepcopy(start).requires_grad_(True)
-        actor, reference = (GPT.from_pretrained(run / "sft", frozen=frozen)
-                            for frozen in (False, True))
-        cfg = ppo.Config(kl_coef=kl_coef, seed=seed, steps=50, batch_size=64, epochs=1, lr=1e-3,
-                         max_new_tokens=20)
-        practise((actor, critic, reference, reward_model), folder, cfg)
-    show(f"PPO against {name}, β = {kl_coef}: the lessons’ own, in out/notebooks")
-    history = json.loads((folder / "history.json").read_text())
-    return GPT.from_pretrained(folder / "actor"), history
+    actor, _, history = practise((actor, critic, reference, reward_model), folder, cfg,
+                                 f"PPO against {name}, β = {kl_coef}")
+    return actor, history
 
 
 def measured(e, tokenizer):
