@@ -19,7 +19,7 @@ import torch
 from runs import ROOT, python                   # first: it puts the scripts on the path
 import data
 from data.toy_world import FACT_OF
-from evaluate import Config as Evaluation, answer_all, win_rate
+from evaluate import Config as Evaluation, respond_all, win_rate
 from gpt import GPT, ScalarGPT
 from judges import Judge
 from label import Config, Labels, Session, responder
@@ -80,8 +80,8 @@ def responses(run):
     torch.manual_seed(0)
     model, sft = GPT.from_pretrained(run / "ppo"), GPT.from_pretrained(run / "sft")
     prompts = [prompt for prompt in data.load("toy")[1].prompts for _ in range(4)]
-    return answer_all(model, sft, ScalarGPT.from_pretrained(run / "reward"), prompts,
-                      Tokenizer.load(run / "sft"), Person(), Evaluation(), None)
+    return respond_all(model, sft, ScalarGPT.from_pretrained(run / "reward"), prompts,
+                       Tokenizer.load(run / "sft"), Person(), Evaluation(), None)
 
 
 def follow(source, seed):

@@ -1,25 +1,29 @@
-"""Who wins at which length? Judges like long answers, and policies find that out: a rate over all pairs hides it.
+"""Who wins at which length? Judges like long responses, and policies find that out.
 
-Three views of one comparison. In bins of the difference in length, ours - theirs. In bins of our answer's length. And
-one number with the length held fixed: the rate of a pair of equal lengths, by the logistic regression
+A comparison is seen in bins of the difference in length, in bins of our length, and in one number
+with the length held fixed: the rate of a pair of equal lengths, by the logistic regression
 
-    logit P(ours wins) = a + b tanh(d / std d)        rate = σ(a)        d: the difference in length, tokens
+    logit P(ours wins) = a + b tanh(d / std d)        rate = σ(a)        d: ours - theirs, tokens
 
-It is AlpacaEval's length-controlled win rate (arXiv:2404.04475) without the term for how hard a prompt is, which takes
-many models' answers to the same prompts, and with a small fixed ridge. A tie counts as half a win and half a loss.
+It is AlpacaEval's length-controlled win rate (arXiv:2404.04475) without the term for how hard a
+prompt is, which takes many models' responses to the same prompts, and with a small fixed ridge.
+A tie counts as half a win and half a loss.
 """
 import torch
 
 from judges.win_rate import draw_prompts, interval, rate
 
-LONGER = ((1, 2), (3, 5), (6, 10), (11, 20), (21, 50), (51, None))             # bins in tokens, both ends included
-DIFFERENCES = (*((last and -last, -first) for first, last in reversed(LONGER)), (0, 0), *LONGER)
+# Bins in tokens, both ends included; an end of None is infinity.
+LONGER = ((1, 2), (3, 5), (6, 10), (11, 20), (21, 50), (51, None))
+SHORTER = tuple((last and -last, -first) for first, last in reversed(LONGER))
+DIFFERENCES = (*SHORTER, (0, 0), *LONGER)
 LENGTHS = ((1, 5), (6, 7), (8, 10), (11, 15), (16, 20), (21, 30), (31, 50), (51, 100), (101, None))
 RIDGE = 0.01            # on a and b: a best fit exists even where one side wins everything
 
 
 def by_length(ours, theirs, verdicts):
-    """All three views as a dict of rows, each as in win_rate.rate; a bin's row says where it begins and ends."""
+    """All three views as a dict of rows, each as in win_rate.rate; a bin's row says where it begins
+    and ends."""
     differences = [a.length - b.length for a, b in zip(ours, theirs)]
     return {"difference": bins(DIFFERENCES, differences, ours, verdicts),
             "length": bins(LENGTHS, [a.length for a in ours], ours, verdicts),
@@ -27,47 +31,54 @@ def by_length(ours, theirs, verdicts):
 
 
 def bins(edges, sizes, ours, verdicts):
-    """The rate of the pairs whose size lies in each bin; an edge of None is infinity."""
+    """The rate of the pairs whose size lies in each bin."""
     rows = []
     for first, last in edges:
-        inside = [(first is None or first <= size) and (last is None or size <= last) for size in sizes]
+        inside = [(first is None or first <= size) and (last is None or size <= last)
+                  for size in sizes]
         points = [verdict if there else None for verdict, there in zip(verdicts, inside)]
         rows.append({"first": first, "last": last, **rate(ours, points)})
     return rows
 
 
 def held_fixed(ours, differences, verdicts):
-    """The rate of pairs of equal lengths, as in win_rate.rate; None where all pairs differ by the same length, so that
-    nothing tells the two causes apart."""
-    known = [(a.prompt, d, verdict) for a, d, verdict in zip(ours, differences, verdicts) if verdict is not None]
+    """The rate of pairs of equal lengths, as in win_rate.rate; None where all pairs differ by the
+    same length, so that nothing tells the two causes apart."""
+    known = [(response.prompt, d, verdict)
+             for response, d, verdict in zip(ours, differences, verdicts) if verdict is not None]
     if len({d for _, d, _ in known}) < 2:
         return {"rate": None, "ci95": None, "pairs": len(known)}
-    prompts, d, y = zip(*known)                                                         # 3 x (pairs)
+    prompts, d, y = zip(*known)                                         # (pairs) each
+    d = torch.tensor(d, dtype=torch.double)                             # (pairs)
+    y = torch.tensor(y, dtype=torch.double)                             # (pairs)
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-    number = torch.tensor([numbers[prompt] for prompt in prompts])                      # (pairs) that of its prompt
-    d, y = torch.tensor(d, dtype=torch.double), torch.tensor(y, dtype=torch.double)     # (pairs), (pairs)
-    draws = draw_prompts(len(numbers))                                                  # (DRAWS, prompts)
-    times = torch.zeros(draws.shape, dtype=torch.double)                                # how often each was drawn
+    number = torch.tensor([numbers[prompt] for prompt in prompts])      # (pairs), its prompt's
+    draws = draw_prompts(len(numbers))                                  # (DRAWS, prompts)
+    times = torch.zeros(draws.shape, dtype=torch.double)                # how often each was drawn
     times.scatter_add_(1, draws, torch.ones_like(times))
-    weights = torch.cat([torch.ones(1, len(y), dtype=torch.double), times[:, number]])  # (1 + DRAWS, pairs)
-    rates = torch.sigmoid(fit_logistic(torch.tanh(d / d.std()), y, weights)[:, 0])               # (1 + DRAWS)
+    once = torch.ones(1, len(y), dtype=torch.double)
+    weights = torch.cat([once, times[:, number]])                       # (1 + DRAWS, pairs)
+    coefficients = fit_logistic(torch.tanh(d / d.std()), y, weights)    # (1 + DRAWS, 2)
+    rates = torch.sigmoid(coefficients[:, 0])                           # (1 + DRAWS)
     return {"rate": rates[0].item(), "ci95": interval(rates[1:]), "pairs": len(known)}
 
 
 def fit_logistic(x, y, weights):
-    """(a, b) of logit P(y = 1) = a + b x for each row of weights (F, pairs): (F, 2), by Newton's method.
+    """(a, b) of logit P(y = 1) = a + b x for each row of weights (F, pairs): (F, 2).
 
-    Minimises the weighted log-loss plus RIDGE / 2 (a² + b²). x and y (pairs), y may be ½.
+    Newton's method minimises the weighted log-loss + RIDGE / 2 (a² + b²). x, y (pairs); y may be ½.
     """
-    X = torch.stack([torch.ones_like(x), x], dim=1)                                     # (pairs, 2)
-    products = (X[:, :, None] * X[:, None, :]).flatten(1)                               # (pairs, 4)
-    coefficients = x.new_zeros(len(weights), 2)                                         # (F, 2)
+    X = torch.stack([torch.ones_like(x), x], dim=1)                     # (pairs, 2)
+    products = (X[:, :, None] * X[:, None, :]).flatten(1)               # (pairs, 4)
+    ridge = RIDGE * torch.eye(2, dtype=x.dtype)                         # (2, 2)
+    coefficients = x.new_zeros(len(weights), 2)                         # (F, 2)
     for _ in range(100):
-        p = torch.sigmoid(coefficients @ X.T)                                           # (F, pairs)
-        gradient = (weights * (p - y)) @ X + RIDGE * coefficients                       # (F, 2)
-        curvature = (weights * p * (1 - p)) @ products                                  # (F, 4)
-        curvature = curvature.view(-1, 2, 2) + RIDGE * torch.eye(2, dtype=x.dtype)      # (F, 2, 2)
-        step = torch.linalg.solve(curvature, gradient).clamp(-2, 2)     # (F, 2); a longer one may overshoot
+        p = torch.sigmoid(coefficients @ X.T)                           # (F, pairs)
+        gradient = (weights * (p - y)) @ X + RIDGE * coefficients       # (F, 2)
+        curvature = (weights * p * (1 - p)) @ products                  # (F, 4)
+        curvature = curvature.view(-1, 2, 2) + ridge                    # (F, 2, 2)
+        step = torch.linalg.solve(curvature, gradient)                  # (F, 2)
+        step = step.clamp(-2, 2)                                        # a longer one may overshoot
         coefficients = coefficients - step
         if step.abs().max() < 1e-9:
             break

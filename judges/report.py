@@ -2,23 +2,26 @@
 from judges.win_rate import percent
 
 
-def show_samples(answers, count=6):
-    """The same prompts answered by all models, spread over the test set."""
-    names, rows = list(answers), list(zip(*answers.values()))
+def show_samples(responses, count=6):
+    """What all models respond to the same prompts, spread over the test set."""
+    rows = list(zip(*responses.values()))
     for row in rows[::max(1, len(rows) // count)][:count]:
         print("\n" + row[0].prompt.strip().removesuffix("Assistant:").strip())
-        for name, answer in zip(names, row):
-            print(f"  {name:10} {answer.text.strip()}")
+        for name, response in zip(responses, row):
+            print(f"  {name:10} {response.text.strip()}")
 
 
 def report(numbers, judge, details):
-    """All that stands below the samples. The details are the best of every n, and the win rate by length."""
-    parts = [table(numbers["models"], f"judge: {judge.name}"), winners(numbers)]
+    """All that stands below the samples. The details are the best of every n, and the win rate by
+    length."""
+    models = numbers["models"]
+    parts = [table(models, f"judge: {judge.name}"), winners(numbers)]
     if numbers["agreement"]:
         parts.append(agreements(numbers["agreement"]))
     if details:
-        rows = {f"best of {n}": row for n, row in numbers["best_of"].items()} | {"ppo": numbers["models"]["ppo"]}
-        parts.append(table(dict(sorted(rows.items(), key=lambda item: item[1]["kl"])), "in the order of their KL"))
+        rows = {f"best of {n}": row for n, row in numbers["best_of"].items()}
+        by_kl = sorted((rows | {"ppo": models["ppo"]}).items(), key=lambda item: item[1]["kl"])
+        parts.append(table(dict(by_kl), "in the order of their KL"))
         parts.append(lengths(numbers["by_length"]))
     if judge.remark:
         parts.append(judge.remark)
@@ -27,12 +30,14 @@ def report(numbers, judge, details):
 
 def table(models, title):
     """A row a model."""
-    lines = [f"{'':12}{'score':>8}{'ideal':>8}{'proxy':>8}{'eos':>8}{'length':>8}{'KL':>8}   ({title})"]
+    head = "".join(f"{name:>8}" for name in ("score", "ideal", "proxy", "eos", "length", "KL"))
+    lines = [f"{'':12}{head}   ({title})"]
     for name, row in models.items():
         score = "-" if row["score"] is None else f"{row['score']:.2f}"
         ideal = "-" if row["ideal"] is None else f"{row['ideal']:.1%}"
+        kl = round(row["kl"], 2) + 0.0              # + 0.0: no "-0.00"
         lines.append(f"{name:12}{score:>8}{ideal:>8}{row['proxy']:8.2f}{row['eos_rate']:8.1%}"
-                     f"{row['length']:8.1f}{round(row['kl'], 2) + 0.0:8.2f}")      # + 0.0: no "-0.00"
+                     f"{row['length']:8.1f}{kl:8.2f}")
     return "\n".join(lines)
 
 
@@ -40,10 +45,12 @@ def winners(numbers):
     """A row a comparison."""
     lines = []
     for name, row in numbers["win_rates"].items():
-        shares = "no verdicts" if row["win"] is None else \
-            f"wins {row['win']:6.1%}  ties {row['tie']:6.1%}  losses {row['loss']:6.1%}   rate {percent(row)}"
+        shares = "no verdicts" if row["win"] is None else (
+            f"wins {row['win']:6.1%}  ties {row['tie']:6.1%}  losses {row['loss']:6.1%}   "
+            f"rate {percent(row)}")
         lines.append(f"{name.replace('_vs_', ' vs '):18} {shares}")
-    lines.append(f"ppo vs sft with the length held fixed {'':21} rate {percent(numbers['by_length']['held_fixed'])}")
+    fixed = percent(numbers["by_length"]["held_fixed"])
+    lines.append(f"{'ppo vs sft with the length held fixed':59} rate {fixed}")
     return "\n".join(lines)
 
 
@@ -51,7 +58,9 @@ def agreements(rows):
     """A row a kind of pairs."""
     lines = []
     for name, row in rows.items():
-        share = f"{percent(row)} of {row['pairs']} pairs" if row["pairs"] else "no pair: there are none that both order"
+        share = "no pair: there are none that both order"
+        if row["pairs"]:
+            share = f"{percent(row)} of {row['pairs']} pairs"
         lines.append(f"{name.replace('_vs_', ' vs '):18} reward model and judge agree on {share}")
     return "\n".join(lines)
 
@@ -62,7 +71,8 @@ def lengths(views):
     for view, title in (("difference", "ppo's length - sft's"), ("length", "ppo's length")):
         lines.append(f"{title:>24}{'pairs':>8}   rate of ppo vs sft")
         for row in joined(views[view]):
-            lines.append(f"{place(row):>24}{row['pairs']:8}   {percent(row) if row['pairs'] else 'empty'}")
+            rate = percent(row) if row["pairs"] else "empty"
+            lines.append(f"{place(row):>24}{row['pairs']:8}   {rate}")
     return "\n".join(lines)
 
 

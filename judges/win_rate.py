@@ -1,14 +1,15 @@
-"""From verdicts to rates with intervals. A verdict on a pair is 1 if our answer is better, 0 if theirs is, ½ for a
-tie, and None if there is none."""
+"""From verdicts to rates with intervals. A verdict on a pair is 1 if our response is better, 0 if
+theirs is, ½ for a tie, and None if there is none."""
 import torch
 
 DRAWS = 2000            # bootstrap samples
 
 
 def by_scores(ours, theirs):
-    """The verdict on each pair of Answers, by their scores. The same text is a tie whatever the scores say: a reward
-    model's depend a little on the batch it was read in."""
-    return [0.5 if a.score == b.score or a.text == b.text else float(a.score > b.score) for a, b in zip(ours, theirs)]
+    """The verdict on each pair of Responses, by their scores. The same text is a tie whatever the
+    scores say: a reward model's depend a little on the batch it was read in."""
+    return [0.5 if a.score == b.score or a.text == b.text else float(a.score > b.score)
+            for a, b in zip(ours, theirs)]
 
 
 def draw_prompts(count, seed=0):
@@ -21,26 +22,29 @@ def interval(values):
     return torch.quantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
 
 
-def rate(answers, points):
-    """The mean of the points (one for each Answer, None is left out), its 95% interval, and how many they are. The
-    interval is from bootstrap samples of the prompts: several answers to one prompt stay together."""
+def rate(responses, points):
+    """The mean of the points (one for each Response, None is left out), its 95% interval, and how
+    many they are. The interval is from bootstrap samples of the prompts: several responses to one
+    prompt stay together."""
     by_prompt = {}
-    for answer, point in zip(answers, points):
+    for response, point in zip(responses, points):
         if point is not None:
-            by_prompt.setdefault(answer.prompt, []).append(point)
+            by_prompt.setdefault(response.prompt, []).append(point)
     if not by_prompt:
         return {"rate": None, "ci95": None, "pairs": 0}
-    sums = torch.tensor([float(sum(group)) for group in by_prompt.values()])                    # (prompts)
-    counts = torch.tensor([float(len(group)) for group in by_prompt.values()])                  # (prompts)
-    draws = draw_prompts(len(sums))                                                             # (DRAWS, prompts)
+    sums = torch.tensor([float(sum(group)) for group in by_prompt.values()])    # (prompts)
+    counts = torch.tensor([float(len(group)) for group in by_prompt.values()])  # (prompts)
+    draws = draw_prompts(len(sums))                                             # (DRAWS, prompts)
+    rates = sums[draws].sum(1) / counts[draws].sum(1)                           # (DRAWS)
     pairs = sum(map(len, by_prompt.values()))
-    return {"rate": sum(map(sum, by_prompt.values())) / pairs,
-            "ci95": interval(sums[draws].sum(1) / counts[draws].sum(1)), "pairs": pairs}
+    mean = sum(map(sum, by_prompt.values())) / pairs
+    return {"rate": mean, "ci95": interval(rates), "pairs": pairs}
 
 
 def win_rate(ours, theirs, verdicts=None):
-    """Two lists of Answers to the same prompts: shares of wins, ties and losses, and the rate win + tie/2 as in `rate`.
-    Without the verdicts of a judge the scores decide. Pairs without a verdict are left out."""
+    """Two lists of Responses to the same prompts: shares of wins, ties and losses, and the rate
+    win + tie/2 as in `rate`. Without the verdicts of a judge the scores decide. Pairs without a
+    verdict are left out."""
     verdicts = by_scores(ours, theirs) if verdicts is None else verdicts
     known = [verdict for verdict in verdicts if verdict is not None]
     shares = {name: known.count(verdict) / len(known) if known else None

@@ -30,7 +30,7 @@ import torch
 import data
 import methods
 import ppo
-from evaluate import Config as EvaluateConfig, answer_all, best_of, best_of_kl, summary
+from evaluate import Config as EvaluateConfig, best_of, best_of_kl, respond_all, summary
 from experiments import tables
 from judges import Gold
 from support.files import write_whole
@@ -156,7 +156,7 @@ def tested(actor, reference, reward_model, prompts, tokenizer, choosing):
     """evaluate.py's row on the test prompts, of the actor or of the best of eight responses."""
     cfg, n = EvaluateConfig(), 8 if choosing else 1
     asked = [prompt for prompt in prompts for _ in range(cfg.samples * n)]
-    responses = answer_all(actor, reference, reward_model, asked, tokenizer, Gold(), cfg, "cpu")
+    responses = respond_all(actor, reference, reward_model, asked, tokenizer, Gold(), cfg, "cpu")
     row = summary(best_of(responses, n), True)
     return row | {"kl": best_of_kl(n)} if choosing else row
 

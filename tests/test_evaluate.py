@@ -10,12 +10,12 @@ import evaluate
 import ppo
 import reward
 import sft
-from evaluate import Answer, answer_all, best_of, summary, win_rate
+from evaluate import Response, best_of, respond_all, summary, win_rate
 from tiny import EOS, VOCAB, close, critic, model, words
 
 
 def answer(score, prompt="p", proxy=0.0, **more):
-    return Answer(**{**dict(prompt=prompt, text=f" {score}", score=score, proxy=proxy, ideal=score == 4, ended=True, length=3, kl=1.0),
+    return Response(**{**dict(prompt=prompt, text=f" {score}", score=score, proxy=proxy, ideal=score == 4, ended=True, length=3, kl=1.0),
                      **more})
 
 
@@ -63,7 +63,7 @@ def test_each_answer_is_measured_as_if_it_were_alone():
     cfg = evaluate.Config(max_new_tokens=6, temperature=0.8, batch_size=4, missing_eos_score=-1.5)
     torch.manual_seed(0)
     judge = SimpleNamespace(ideal=6, score=lambda answers: [len(a.prompt) if a.prompt == "Is cow" else len(a.prompt + a.text) for a in answers])
-    got = answer_all(policy, start, rm, prompts, tokenizer, judge, cfg, None)
+    got = respond_all(policy, start, rm, prompts, tokenizer, judge, cfg, None)
     assert [a.prompt for a in got] == prompts and {a.ended for a in got} == {True, False}
     torch.manual_seed(0)
     for i, a in enumerate(got):

@@ -124,6 +124,6 @@ def test_all_pictures_are_drawn_from_short_runs(tmp_path, monkeypatch, capsys):
         assert "nan" not in text and "fill: #ffffff" not in text        # no background: it reads on dark pages, too
     assert ppo.train is train                                           # the judge has left
     assert len(json.loads((tmp_path / "runs" / "64" / "0" / "heard.json").read_text())) == 3
-    assert len(read_normal(tmp_path / "normal.csv")["objective/kl"]) == 3
+    assert list(read_normal(tmp_path / "normal.csv")["objective/kl"]) == [0, 2]
     printed = capsys.readouterr().out
     assert printed.count("one for all stages") == 1 and printed.count("| of 120 steps, β 0") == 2

@@ -19,7 +19,7 @@ import ppo
 import reward
 import sft
 from data import toy_world
-from evaluate import Answer, best_of, best_of_curve, best_of_kl, compare_all, summary
+from evaluate import Response, best_of, best_of_curve, best_of_kl, compare_all, summary
 from judges import Gold, HeldOutRewardModel, Proxy, open_judge
 from judges import language_model
 from judges.agreement import agreement, siblings
@@ -35,7 +35,7 @@ SECRET = "sk-a-secret-that-nobody-may-see"
 
 
 def answer(text, prompt="p", **more):
-    return Answer(**{**dict(prompt=prompt, text=text, proxy=0.0, ended=True, length=len(text), kl=0.0), **more})
+    return Response(**{**dict(prompt=prompt, text=text, proxy=0.0, ended=True, length=len(text), kl=0.0), **more})
 
 
 def some_answers(seed, prompts=6, samples=4):
