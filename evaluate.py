@@ -146,15 +146,14 @@ def best_of_curve(candidates, most, has_ideal, ppo_kl):
 def compare_all(responses, judge):
     """Who wins; at which length; and how often the reward model agrees with another judge."""
     rivals = (("sft", "base"), ("best_of_n", "sft"), ("ppo", "sft"), ("ppo", "best_of_n"))
-    rivals = {f"{a}_vs_{b}": (responses[a], responses[b]) for a, b in rivals if b in responses}
-    within = {}
-    agreed = ()
+    pairs = {f"{a}_vs_{b}": (responses[a], responses[b]) for a, b in rivals if b in responses}
+    contests = list(pairs)
+    agreed = []
     if not judge.is_proxy:
-        within = {f"{a}_vs_{a}": siblings(responses[a]) for a in ("sft", "ppo")}
-        agreed = ("sft_vs_sft", "ppo_vs_sft", "ppo_vs_ppo")
-    pairs = rivals | within
+        pairs |= {f"{a}_vs_{a}": siblings(responses[a]) for a in ("sft", "ppo")}
+        agreed = ["sft_vs_sft", "ppo_vs_sft", "ppo_vs_ppo"]
     verdicts = judge.compare(pairs)             # all at once: a judge may want to be paid for each
-    return {"win_rates": {name: win_rate(*rivals[name], verdicts[name]) for name in rivals},
+    return {"win_rates": {name: win_rate(*pairs[name], verdicts[name]) for name in contests},
             "by_length": by_length(*pairs["ppo_vs_sft"], verdicts["ppo_vs_sft"]),
             "agreement": {name: agreement(*pairs[name], verdicts[name]) for name in agreed}}
 
@@ -163,8 +162,7 @@ def compare_all(responses, judge):
 def main(cfg):
     run, device, bf16 = start(cfg)
     if cfg.compare and cfg.data != "toy":
-        raise UserError(f"--compare: the five good runs are of the toy, not of --data {cfg.data}; "
-                        "leave it out")
+        raise UserError(f"--compare: the good runs are of the toy, not of {cfg.data}; leave it out")
     _, test_set = data.load(cfg.data)
     prompts = test_set.need("prompts", cfg.data)[:cfg.prompts]
     sft_folder, rm_folder, _ = (find_model(run, stage) for stage in ("sft", "reward", "ppo"))
@@ -187,11 +185,10 @@ def main(cfg):
     has_ideal = judge.ideal is not None
     rows = {name: summary(given, has_ideal) for name, given in responses.items()}
     rows["best_of_n"]["kl"] = best_of_kl(cfg.best_of)
-    numbers = {
-        "judge": judge.name, "data": cfg.data, "run": str(run), "prompts": len(prompts),
-        "samples": cfg.samples, "models": rows, **compare_all(responses, judge),
-        "replies": judge.replies,
-        "best_of": best_of_curve(candidates, cfg.best_of, has_ideal, rows["ppo"]["kl"])}
+    curve = best_of_curve(candidates, cfg.best_of, has_ideal, rows["ppo"]["kl"])
+    numbers = {"judge": judge.name, "data": cfg.data, "run": str(run), "prompts": len(prompts),
+               "samples": cfg.samples, "models": rows, **compare_all(responses, judge),
+               "replies": judge.replies, "best_of": curve}
     text = report(numbers, judge, cfg.details)
     print("\n" + text)
     for stage in (*stages, "reward"):

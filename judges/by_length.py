@@ -44,8 +44,8 @@ def bins(edges, sizes, ours, verdicts):
 def held_fixed(ours, differences, verdicts):
     """The rate of pairs of equal lengths, as in win_rate.rate; None where all pairs differ by the
     same length, so that nothing tells the two causes apart."""
-    known = [(response.prompt, d, verdict)
-             for response, d, verdict in zip(ours, differences, verdicts) if verdict is not None]
+    rows = zip(ours, differences, verdicts)
+    known = [(r.prompt, d, verdict) for r, d, verdict in rows if verdict is not None]
     if len({d for _, d, _ in known}) < 2:
         return {"rate": None, "ci95": None, "pairs": len(known)}
     prompts, d, y = zip(*known)                                         # (pairs) each
@@ -77,8 +77,7 @@ def fit_logistic(x, y, weights):
         gradient = (weights * (p - y)) @ X + RIDGE * coefficients       # (F, 2)
         curvature = (weights * p * (1 - p)) @ products                  # (F, 4)
         curvature = curvature.view(-1, 2, 2) + ridge                    # (F, 2, 2)
-        step = torch.linalg.solve(curvature, gradient)                  # (F, 2)
-        step = step.clamp(-2, 2)                                        # a longer one may overshoot
+        step = torch.linalg.solve(curvature, gradient).clamp(-2, 2)     # (F, 2), not to overshoot
         coefficients = coefficients - step
         if step.abs().max() < 1e-9:
             break

@@ -153,20 +153,19 @@ class LanguageModel:
         print(f"\n{self.name}: {len(questions):,} questions, {len(questions) - len(new):,} of them "
               f"answered in {self.file}; {len(new):,} calls to make, about {size // 4:,} tokens")
         if new:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-            client = httpx.Client(timeout=TIMEOUT, headers=headers)
-            with client, open(self.file, "a") as file:
-                kept |= self.ask_server(client, file, new)
+            kept |= self.ask_server(new)
         letters = {question: kept[self.identity(question)] for question in questions}
         self.check(list(letters.values()))
         return letters
 
-    def ask_server(self, client, file, questions):
+    def ask_server(self, questions):
         """{identity: letter} of the questions, a few at a time."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        client = httpx.Client(timeout=TIMEOUT, headers=headers)
         letters = {}
         self.stopped.clear()
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with client, open(self.file, "a") as file, ThreadPoolExecutor(AT_ONCE) as pool:
             jobs = {pool.submit(self.ask, client, file, question): self.identity(question)
                     for question in questions}
             try:

@@ -12,8 +12,7 @@ def show_samples(responses, count=6):
 
 
 def report(numbers, judge, details):
-    """All that stands below the samples. The details are the best of every n, and the win rate by
-    length."""
+    """All that stands below the samples. Details: the best of every n, and win rates by length."""
     models = numbers["models"]
     parts = [table(models, f"judge: {judge.name}"), winners(numbers)]
     if numbers["agreement"]:
@@ -58,9 +57,8 @@ def agreements(rows):
     """A row a kind of pairs."""
     lines = []
     for name, row in rows.items():
-        share = "no pair: there are none that both order"
-        if row["pairs"]:
-            share = f"{percent(row)} of {row['pairs']} pairs"
+        share = f"{percent(row)} of {row['pairs']} pairs" if row["pairs"] else \
+            "no pair: there are none that both order"
         lines.append(f"{name.replace('_vs_', ' vs '):18} reward model and judge agree on {share}")
     return "\n".join(lines)
 
