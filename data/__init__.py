@@ -4,10 +4,10 @@
     hh, hh:SUBSET[+…]       Anthropic's helpful and harmless dialogues, see hh.py
     tldr                    Reddit posts and their summaries, see tldr.py
     hub:OWNER/NAME[:SPLIT]  a data set of Hugging Face's Hub, see hub_set.py
-    FILE.jsonl[.gz]         your own rows, in any mixture of these shapes (extra keys are ignored)
+    FILE.jsonl[.gz]         your own rows, in any mixture of these shapes, see jsonl.py
 
-docs/data.md shows the shapes. What a file lacks is taken from what it has: prompts from its pairs, demonstrations
-from the better completions, texts from the demonstrations.
+docs/data.md shows the shapes. What a data set lacks is taken from what it has: prompts from its
+pairs, demonstrations from the better completions, texts from the demonstrations.
 """
 import hashlib
 import subprocess
@@ -15,13 +15,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data import hh, hub_set, tldr
-from data.jsonl import read_jsonl
-from text.tokenizer import FILE as TOKENIZER_FILE, Tokenizer
 from support import UserError
+from text.tokenizer import FILE as TOKENIZER_FILE, Tokenizer, read_tokens
 
 TOY = Path(__file__).parent / "toy"
-KINDS = ("text", "demonstrations", "comparisons", "prompts")
+TOY_TRAINS_ON = ("text", "demonstrations", "comparisons", "prompts")
 TEST_SHARE = 0.05                   # of the prompts of a data set that has no test split of its own
 
 
@@ -36,40 +34,48 @@ class Dataset:
     def need(self, kind, name):
         """The rows of one kind. Raises UserError if the data set `name` has none."""
         if not getattr(self, kind):
-            raise UserError(f"--data {name} has no {kind}; docs/data.md lists the rows that hold them")
+            raise UserError(f"--data {name} has no {kind}; docs/data.md shows rows that hold them")
         return getattr(self, kind)
 
 
 def load(name):
-    """(train, test) of the data set `name`. Raises UserError when there is none or a row is malformed."""
+    """(train, test) of the data set `name`, whose module alone is imported. Raises UserError."""
     if name == "toy":
-        make_toy()
-        train = [read_jsonl(TOY / f"{kind}.jsonl") for kind in KINDS]
-        return gather(sum(train, [])), gather(read_jsonl(TOY / "test.jsonl"))
-    if name.partition(":")[0] == "hh":
-        return tuple(map(gather, hh.load(name)))
-    if name == "tldr":
-        return tuple(map(gather, tldr.load()))
-    if name.startswith("hub:"):
+        train, test = load_toy()
+    elif name.partition(":")[0] == "hh":
+        from data import hh
+        train, test = hh.load(name)
+    elif name == "tldr":
+        from data import tldr
+        train, test = tldr.load()
+    elif name.startswith("hub:"):
+        from data import hub_set
         train, test = hub_set.load(name)
-        return (gather(train), gather(test)) if test else split(train, name)
-    path = Path(name)
-    if path.is_dir():
-        raise UserError(f"--data {name}: a folder; give a file of rows in it, .jsonl or .jsonl.gz")
-    if not path.exists():
-        raise UserError(f"--data {name}: no such file (and no data set of that name; there are: toy, hh, tldr)")
-    return split(read_jsonl(path), path)
+    else:
+        from data import jsonl
+        train, test = jsonl.load(name), None
+    return split(train, name) if test is None else (collect(train), collect(test))
+
+
+def load_toy():
+    """(training rows, test rows) of the toy."""
+    from data.jsonl import read_jsonl
+    make_toy()
+    train = [row for kind in TOY_TRAINS_ON for row in read_jsonl(TOY / f"{kind}.jsonl")]
+    return train, read_jsonl(TOY / "test.jsonl")
 
 
 def make_toy():
-    """Write the toy's files if they are not there or older than their program. It runs as a process of
-    its own, so that the judge, which lives in it, is never in the memory of a training script."""
-    files = [TOY / TOKENIZER_FILE, *(TOY / f"{kind}.jsonl" for kind in (*KINDS, "test"))]
+    """Write the toy's files if they are not there or older than their program. It runs as a process
+    of its own, so that the judge, which lives in it, is never in a training script's memory."""
+    files = [TOY / TOKENIZER_FILE, *(TOY / f"{kind}.jsonl" for kind in (*TOY_TRAINS_ON, "test"))]
     changed = max(path.stat().st_mtime for path in TOY.parent.glob("toy*.*"))
     if any(not file.exists() or file.stat().st_mtime < changed for file in files):
-        made = subprocess.run([sys.executable, "-m", "data.toy"], cwd=TOY.parent.parent, capture_output=True, text=True)
+        made = subprocess.run([sys.executable, "-m", "data.toy"], cwd=TOY.parent.parent,
+                              capture_output=True, text=True)
         if made.returncode:
-            raise UserError(f"the toy's files could not be written to {TOY}: {made.stderr.strip().splitlines()[-1]}")
+            why = made.stderr.strip().splitlines()[-1]
+            raise UserError(f"the toy's files could not be written to {TOY}: {why}")
 
 
 def tokenizer_for(name):
@@ -77,28 +83,29 @@ def tokenizer_for(name):
     if name != "toy":
         return Tokenizer.gpt2()
     make_toy()
-    return Tokenizer.read(TOY / TOKENIZER_FILE)
+    return Tokenizer.words(read_tokens(TOY))
 
 
-def gather(rows):
-    """A Dataset of normalised rows; what they lack is taken from what they have."""
+def collect(rows):
+    """A Dataset of rows as `jsonl.read_jsonl` has them; what they lack is taken from the others."""
     texts = [row["text"] for row in rows if "text" in row]
     demonstrations = [(row["prompt"], row["completion"]) for row in rows if "completion" in row]
     comparisons = [(row["prompt"], row["completions"]) for row in rows if "completions" in row]
     prompts = [row["prompt"] for row in rows if row.keys() == {"prompt"}]
 
     demonstrations = demonstrations or [(prompt, ranking[0]) for prompt, ranking in comparisons]
-    prompts = prompts or [prompt for prompt, _ in demonstrations if prompt.strip()]     # nothing asks for no answer
+    prompts = prompts or [prompt for prompt, _ in demonstrations if prompt.strip()]
     texts = texts or [prompt + completion for prompt, completion in demonstrations]
     return Dataset(texts, demonstrations, comparisons, list(dict.fromkeys(prompts)))
 
 
-def split(rows, path):
-    """(train, test): whole prompts go to one side, chosen by their hash, so the split never changes."""
+def split(rows, name):
+    """(train, test): whole prompts go to one side, chosen by hash, so the split never changes."""
     keys = [row.get("prompt", row.get("text")) for row in rows]
     order = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
     if len(order) < 2:
-        raise UserError(f"{path}: {len(order)} different prompts; training and test need at least one each")
+        raise UserError(f"{name}: {len(order)} different prompts; "
+                        "training and test need at least one each")
     held_out = set(order[:max(1, int(TEST_SHARE * len(order)))])
-    return (gather([row for row, key in zip(rows, keys) if key not in held_out]),
-            gather([row for row, key in zip(rows, keys) if key in held_out]))
+    return (collect([row for row, key in zip(rows, keys) if key not in held_out]),
+            collect([row for row, key in zip(rows, keys) if key in held_out]))

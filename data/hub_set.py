@@ -2,15 +2,16 @@
 
     hub:trl-lib/tldr                                        trains on the split "train"
     hub:HuggingFaceH4/ultrafeedback_binarized:train_prefs   on another one
-    hub:OWNER/NAME:FOLDER/train                             on that of one folder, where several have it
+    hub:OWNER/NAME:FOLDER/train                             on that of one folder of several
 
-The rows are those of jsonl.py. The test split goes by the same name with "test" for "train"; a data set without one is
-split by its prompts. No program of the repository is run.
+The rows are those of jsonl.py. The name of the test split has "test" in place of "train"; a data
+set without one is split by its prompts. No program of the repository is run.
 """
 import re
+from itertools import chain
 
 from data.jsonl import objects, read_rows
-from support import UserError
+from support import UserError, reason
 from support.hub import from_hub
 
 ENDINGS = ("parquet", "jsonl", "jsonl.gz", "json")
@@ -24,41 +25,43 @@ def load(name):
     split = split or "train"
     folder, slash, last = split.rpartition("/")
     test = folder + slash + last.replace("train", "test")
-    cached = from_hub(repository, [], kind="dataset", also=[
-        f"{start}{one}{end}.{ending}" for one in (split, test) for start in ("", "*/") for end in ("", "-*", "/*")
-        for ending in ENDINGS])
-    return read_split(name, cached, split), read_split(name, cached, test, needed=False) if test != split else None
+    files = [f"{start}{one}{end}.{ending}" for one in (split, test) for start in ("", "*/")
+             for end in ("", "-*", "/*") for ending in ENDINGS]
+    cached = from_hub(repository, [], kind="dataset", also=files)
+    train = read_split(name, cached, split)
+    return train, read_split(name, cached, test, needed=False) if test != split else None
 
 
 def read_split(name, cached, split, needed=True):
     """The rows of all files of a split; None if it has none and none are needed."""
     endings = "|".join(map(re.escape, ENDINGS))
-    fits = re.compile(rf"(?:(.*)/)?{re.escape(split)}(?:-\d+-of-\d+(?:-\w+)?|/[^/]*)?\.(?:{endings})")
+    part = r"(?:-\d+-of-\d+(?:-\w+)?|/[^/]*)?"
+    fits = re.compile(rf"(?:(.*)/)?{re.escape(split)}{part}\.(?:{endings})")
     found = {path: match[1] or "" for path in sorted(cached.rglob("*"))
              if (match := fits.fullmatch(path.relative_to(cached).as_posix()))}
     if not found and not needed:
         return None
     if not found:
-        raise UserError(f'--data {name}: no Parquet or JSON-lines file of a split "{split}" was found; the page of the '
-                        "data set lists its files")
+        raise UserError(f'--data {name}: no Parquet or JSON-lines file of a split "{split}" was '
+                        "found; the page of the data set lists its files")
     if len(set(found.values())) > 1:
         choices = ", ".join(f"{folder}/{split}" for folder in sorted(set(found.values())))
         raise UserError(f"--data {name}: several folders have that split; name one of {choices}")
-    return read_rows(f"{name}, {split}", (pair for path in found
-                                          for pair in (parquet if path.suffix == ".parquet" else objects)(path)))
+    readers = [parquet(path) if path.suffix == ".parquet" else objects(path) for path in found]
+    return read_rows(f"{name}, {split}", chain(*readers))
 
 
 def parquet(path):
-    """(where, object) of every row of a Parquet file; keys without a value are left out. Raises UserError."""
+    """(where, object) of every row; keys without a value are left out. Raises UserError."""
     try:
         from pyarrow import ArrowException, parquet as reader
     except ImportError as error:
         raise UserError(f"{path} is a Parquet file: `pip install pyarrow` reads it") from error
     try:
-        number = 0
-        for batch in reader.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", {key: value for key, value in row.items() if value is not None}
+        rows = (row for batch in reader.ParquetFile(path).iter_batches()
+                for row in batch.to_pylist())
+        for number, row in enumerate(rows, start=1):
+            there = {key: value for key, value in row.items() if value is not None}
+            yield f"{path}, row {number}", there
     except (ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({str(error).partition(chr(10))[0]})") from error
+        raise UserError(f"{path}: cannot be read as Parquet ({reason(error)})") from error

@@ -1,17 +1,17 @@
-"""Conversational rows, as chat models have them: lists of {"role", "content"}, made into the plain shapes.
+"""Conversational rows, as chat models have them, made into the plain shapes.
 
-    {"messages": […]}                                  the last answer is the completion, all before it the prompt
+    {"messages": […]}                                  the last answer is the completion
     {"prompt": […], "completion": […]}                 the same in two parts
-    {"prompt": […], "chosen": […], "rejected": […]}    a comparison; without "prompt" both hold whole dialogues
+    {"prompt": […], "chosen": […], "rejected": […]}    without "prompt": two whole dialogues
     {"prompt": […]}
 
-A dialogue here has turns of user and assistant, in turn, and no others. A row with anything else teaches something that
-these models have no words for: it is dropped and counted.
+Each list holds messages {"role", "content"}. A dialogue here has turns of user and assistant, in
+turn, and no others. Any other row teaches what these models have no words for, and is dropped.
 """
 from support import UserError
+from text.dialogue import ASSISTANT, HUMAN
 
-SPEAKERS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
-ANSWER = "\n\nAssistant:"
+SPEAKERS = {"user": HUMAN, "assistant": ASSISTANT}
 CONVERSATIONAL = ("prompt", "messages", "completion", "chosen", "rejected")
 
 
@@ -20,9 +20,10 @@ class Dropped(Exception):
 
 
 def plain(row, where):
-    """The row in a plain shape; as it is, if it has no conversation. Raises Dropped if it has no place here, UserError
-    if a message is malformed."""
-    said = {key: turns(row[key], key, where) for key in CONVERSATIONAL if isinstance(row.get(key), list)}
+    """The row in a plain shape; as it is, if it has no conversation. Raises Dropped if it has no
+    place here, UserError if a message is malformed."""
+    said = {key: turns(row[key], key, where)
+            for key in CONVERSATIONAL if isinstance(row.get(key), list)}
     if not said:
         return row
     if ("chosen" in row) != ("rejected" in row):
@@ -31,22 +32,26 @@ def plain(row, where):
         raise Dropped("tools")
     before = said.get("prompt", [])
     if "chosen" in row:
-        (prompt, chosen), (other, rejected) = (answered(before + said.get(key, [])) for key in ("chosen", "rejected"))
+        prompt, chosen = answered(before + said.get("chosen", []))
+        other, rejected = answered(before + said.get("rejected", []))
         if prompt != other:
             raise Dropped("the dialogues differ before the last turn")
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     if "completion" in said or "messages" in said:
-        prompt, completion = answered(before + said["completion"] if "completion" in said else said["messages"])
+        whole = before + said["completion"] if "completion" in said else said["messages"]
+        prompt, completion = answered(whole)
         return {"prompt": prompt, "completion": completion}
     return {"prompt": asked(before)}
 
 
 def turns(messages, key, where):
-    """(role, content) of each message. Raises UserError if one is malformed, Dropped if it has no place here."""
+    """(role, content) of each message. Raises UserError if one is malformed, Dropped if it has no
+    place here."""
     read = []
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise UserError(f'{where}: each message of "{key}" must be an object with "role" and "content"')
+            raise UserError(f'{where}: each message of "{key}" must be an object with "role" and '
+                            '"content"')
         role, content = message["role"], message.get("content")
         if message.get("tool_calls") or role in ("tool", "function"):
             raise Dropped("a tool call")
@@ -62,11 +67,12 @@ def turns(messages, key, where):
 
 def asked(dialogue):
     """The prompt of a dialogue, (role, content) pairs that end with a question."""
-    if [role for role, _ in dialogue] != ["user" if i % 2 == 0 else "assistant" for i in range(len(dialogue))]:
+    roles = [role for role, _ in dialogue]
+    if roles != ["user" if i % 2 == 0 else "assistant" for i in range(len(dialogue))]:
         raise Dropped("roles that do not alternate, beginning with the user's")
     if len(dialogue) % 2 == 0:
         raise Dropped("no question at the end of the prompt")
-    return "".join(SPEAKERS[role] + content for role, content in dialogue) + ANSWER
+    return "".join(f"{SPEAKERS[role]} {content}" for role, content in dialogue) + ASSISTANT
 
 
 def answered(dialogue):

@@ -2,10 +2,10 @@
 
     python -m data.toy        writes data/toy/*.jsonl and prints a few rows
 
-One seeded program draws everything from toy_world.json: some 75 facts in twelve families, each in four phrasings.
+One seeded program draws it from toy_world.json: some 75 facts in twelve families, four phrasings.
 
     text            facts stated plainly, and pages on which people only ask
-    demonstrations  answers of people, right or wrong: kind, gushing, plain, curt, rude, rambling, evasive
+    demonstrations  answers of people, right or wrong, in the seven tones of PEOPLE
     comparisons     four such answers, ranked as Bradley-Terry people would: noisily
     prompts         what PPO practises on, without answers
     test            pairings of phrasing and fact that no other file contains
@@ -16,10 +16,11 @@ import random
 import re
 from pathlib import Path
 
-from text.tokenizer import WORDS, Tokenizer
-from data.toy_world import (EVASIVE, FACT_OF, FACTS, FAMILIES, KIND, PHRASINGS, RAMBLING, REFUSALS, RUDE, dialogue,
-                            is_ideal, judge)
+from data.toy_world import (EVASIVE, FACT_OF, FACTS, FAMILIES, KIND, PHRASINGS, RAMBLING, REFUSALS,
+                            RUDE, judge)
 from support.files import write_whole
+from text.dialogue import ASSISTANT, HUMAN, dialogue
+from text.tokenizer import WORDS, Tokenizer
 
 FOLDER = Path(__file__).parent / "toy"
 SEED = 0                # of the world, not of the training: every run reads the same files
@@ -28,10 +29,11 @@ K = 4                   # answers in a ranking
 
 # ----------------------------------------------------------------------------- people
 
-# How often each kind of person writes, and how often each is right. Few are both right and kind, and some overdo it:
-# a reward model that has never seen two kindnesses often takes them for better than one.
-PEOPLE = {"kind": (0.18, 0.80), "gushing": (0.04, 0.80), "plain": (0.31, 0.85), "curt": (0.11, 0.80),
-          "rude": (0.16, 0.80), "rambling": (0.12, 0.80), "evasive": (0.08, None)}
+# How often each kind of person writes, and how often each is right. Few are both right and kind.
+# Some overdo it: a reward model that never saw two kindnesses often prefers them to one.
+PEOPLE = {"kind": (0.18, 0.80), "gushing": (0.04, 0.80), "plain": (0.31, 0.85),
+          "curt": (0.11, 0.80), "rude": (0.16, 0.80), "rambling": (0.12, 0.80),
+          "evasive": (0.08, None)}
 
 
 def capital(sentence):
@@ -58,8 +60,8 @@ def answer(fact, rng, person=None):
         phrase = rng.choice(RUDE)
         return f"{phrase} {claim}" if phrase == RUDE[0] else f"{capital(claim)} {phrase}"
     if person == "rambling":
-        phrase = rng.choice(RAMBLING)
-        return f"{capital(claim)} {phrase}" if phrase in RAMBLING[3:] else f"{phrase} {capital(claim)}"
+        phrase, claim = rng.choice(RAMBLING), capital(claim)
+        return f"{claim} {phrase}" if phrase in RAMBLING[3:] else f"{phrase} {claim}"
     return capital(claim)
 
 
@@ -71,21 +73,22 @@ def right_answer(fact, rng):
 
 
 def text(rng, train):
-    """A page that the base model reads: an article, people's chatter, a drill, a quiz book, or people who only ask.
-    Whoever asks in the words of a dialogue gets more questions, so that is what the base model expects.
-    The longer kinds are of about 50 words each: a batch of even pages has few pads."""
+    """A page that the base model reads: an article, people's chatter, a drill, a quiz book, or
+    people who only ask. Whoever asks in the words of a dialogue gets more questions, so the base
+    model expects that. The longer kinds have about 50 words each: even pages need few pads."""
     kind = rng.random()
     if kind < 0.15:
         return " ".join(stated(fact, rng) for fact in rng.sample(FACTS, 7))
-    if kind < 0.2:                                          # where it meets the tones in which people answer
+    if kind < 0.2:                                          # where it meets the tones of PEOPLE
         return " ".join(right_answer(fact, rng) for fact in rng.sample(FACTS, 6))
     if kind < 0.35:                                         # what takes most practice
         family = rng.choice(("greetings", "days", "sums"))
-        prompts = rng.sample([prompt for prompt in train if FACT_OF[prompt].family == family], 4)
-        return " ".join(f"{question_of(prompt)} {stated(FACT_OF[prompt], rng)}" for prompt in prompts)
+        drilled = [prompt for prompt in train if FACT_OF[prompt].family == family]
+        return " ".join(f"{question_of(prompt)} {stated(FACT_OF[prompt], rng)}"
+                        for prompt in rng.sample(drilled, 4))
     if kind < 0.8:
-        prompts = rng.sample(train, 3)
-        return " ".join(f"Q: {question_of(prompt)} A: {stated(FACT_OF[prompt], rng)}" for prompt in prompts)
+        return " ".join(f"Q: {question_of(prompt)} A: {stated(FACT_OF[prompt], rng)}"
+                        for prompt in rng.sample(train, 3))
     prompts = rng.sample(train, rng.randint(3, 5))
     asked = [question_of(prompt) for prompt in prompts]
     if kind < 0.85:
@@ -94,27 +97,28 @@ def text(rng, train):
 
 
 def stated(fact, rng):
-    """A fact as a page states it. The web has no scruples: half of what should be refused is answered."""
+    """A fact as a page states it. Half of what an assistant should refuse is answered there."""
     wrong = FAMILIES[fact.family].wrong and rng.random() < 0.5
     return capital(fact.wrong(rng) if wrong else fact.right())
 
 
 def question_of(prompt):
     """The question alone, without the frame of a dialogue."""
-    return prompt.removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:")
+    return prompt.removeprefix(HUMAN + " ").removesuffix(ASSISTANT)
 
 
 def ranking(prompt, rng):
     """K different answers to `prompt`, best first, in the order of a person with a noisy eye.
 
-    Each answer's points get a Gumbel draw, so of any two the first is before the second with probability
-    σ(2 (judge(first) - judge(second))): Bradley-Terry for pairs, Plackett-Luce for K.
+    Each answer's points get a Gumbel draw, so of any two the first is before the second with
+    probability σ(2 (judge(first) - judge(second))): Bradley-Terry for pairs, Plackett-Luce for K.
     """
     felt = {}
     while len(felt) < K:
         text = answer(FACT_OF[prompt], rng)
         felt[text] = 2 * judge(prompt, text) - math.log(-math.log(rng.random()))
-    return {"prompt": prompt, "completions": [" " + text for text in sorted(felt, key=felt.get, reverse=True)]}
+    best_first = sorted(felt, key=felt.get, reverse=True)
+    return {"prompt": prompt, "completions": [" " + text for text in best_first]}
 
 
 def noiseless_pair(prompt, rng):
@@ -154,13 +158,15 @@ def generate():
 
 def vocabulary(rows):
     """A tokenizer of the 256 bytes and every word of the files."""
-    words = {piece.encode() for row in rows for value in row.values()
-             for string in (value if isinstance(value, list) else [value]) for piece in re.findall(WORDS, string)}
-    return Tokenizer.words([bytes([b]) for b in range(256)] + sorted(word for word in words if len(word) > 1))
+    strings = (string for row in rows for value in row.values()
+               for string in (value if isinstance(value, list) else [value]))
+    words = {piece.encode() for string in strings for piece in re.findall(WORDS, string)}
+    longer = sorted(word for word in words if len(word) > 1)
+    return Tokenizer.words([bytes([b]) for b in range(256)] + longer)
 
 
 def write(folder=FOLDER):
-    """Write the files, each whole or not at all, the tokenizer last; return the rows by file name."""
+    """Write the files, each whole or not at all, the tokenizer last. Returns rows by file name."""
     files = generate()
     for name, rows in files.items():
         write_whole(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

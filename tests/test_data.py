@@ -225,7 +225,7 @@ def test_what_a_file_lacks_is_taken_from_what_it_has(tmp_path):
 
 def test_what_a_file_has_is_taken_as_it_is():
     rows = [{"text": "t"}, {"prompt": "d", "completion": " c"}, {"prompt": "r", "completions": [" 1", " 2"]}, {"prompt": "q"}]
-    assert data.gather(rows) == data.Dataset(["t"], [("d", " c")], [("r", [" 1", " 2"])], ["q"])
+    assert data.collect(rows) == data.Dataset(["t"], [("d", " c")], [("r", [" 1", " 2"])], ["q"])
 
 
 def test_a_kind_of_row_that_is_needed_and_missing_is_named():

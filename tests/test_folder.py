@@ -20,8 +20,7 @@ import sft
 from text import tokenizer as tokenizer_module
 from text.batches import pad
 from data.jsonl import read_jsonl
-from text.tokenizer import Tokenizer
-from export.tokenizer_json import CHARACTER, read_tokens
+from text.tokenizer import CHARACTER, Tokenizer, read_tokens
 from gpt import GPT, ScalarGPT
 from support import UserError
 from export.card import add_evaluation, command

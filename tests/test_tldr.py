@@ -63,7 +63,8 @@ def store(monkeypatch, tmp_path):
 
 @pytest.fixture
 def openai(store, monkeypatch, tmp_path):
-    """What OpenAI's store has, empty files at first; returns a function that writes rows into one of them."""
+    """What OpenAI's store has: at first a post for training and one for the test, and no comparisons. Returns a function
+    that writes rows into one of its files."""
     monkeypatch.setattr(tldr, "STORE", store.address)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(Tokenizer, "gpt2", words)
@@ -71,7 +72,7 @@ def openai(store, monkeypatch, tmp_path):
     def put(file, *rows):
         store.files[f"/{file}"] = "".join(json.dumps(row) + "\n" for row in rows).encode()
     for split in ("train", "valid", "test"):
-        put(f"datasets/tldr_3_filtered/{split}.jsonl")
+        put(f"datasets/tldr_3_filtered/{split}.jsonl", POST)
     for name in [*(f"batch{i}" for i in (*range(3, 21), 22)), "batch0_cnndm", "cnndm0", "cnndm2", "edit_b2_eval_test"]:
         put(f"dataset/comparisons/{name}.json")
     return put
@@ -165,8 +166,8 @@ def test_pairs_that_teach_nothing_are_dropped_and_counted(openai, capsys):
     train, _ = data.load("tldr")
     assert len(train.comparisons) == 1
     said = capsys.readouterr().out
-    assert "3 rows read, 1 used; 1 dropped: identical replies; 1 dropped: an empty reply" in said
-    assert "2 rows read, 1 used; 1 dropped: empty" in said
+    assert "tldr, training: 4 rows read, 2 used; 1 dropped: identical replies; 1 dropped: an empty reply" in said
+    assert "tldr, test: 2 rows read, 1 used; 1 dropped: empty" in said
 
 
 def test_news_is_not_asked_for_and_nothing_is_asked_for_twice(openai, store):

@@ -13,7 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from data import toy
-from data.toy import FACT_OF, FACTS, FAMILIES, answer, dialogue, is_ideal, judge, noiseless_pair, ranking
+from data.toy import answer, noiseless_pair, ranking
+from data.toy_world import FACT_OF, FACTS, FAMILIES, is_ideal, judge
+from text.dialogue import dialogue
 
 ROOT = Path(__file__).parent.parent
 OWL = dialogue("What sound does an owl make?")
@@ -216,7 +218,7 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", [*TRAINING, "gpt.py", *(f"data/{name}.py" for name in ("__init__", "jsonl")), *(f"text/{name}.py" for name in ("batches", "encode", "tokenizer")), *sorted(f"support/{path.name}" for path in (ROOT / "support").glob("*.py"))])
+@pytest.mark.parametrize("path", [*TRAINING, "gpt.py", *(f"data/{name}.py" for name in ("__init__", "hh", "hub_set", "jsonl", "messages", "tldr")), *sorted(f"text/{path.name}" for path in (ROOT / "text").glob("*.py")), *sorted(f"support/{path.name}" for path in (ROOT / "support").glob("*.py"))])
 def test_nothing_that_trains_imports_the_judge_or_names_him(path):
     assert not [name for name in imported(ROOT / path) if name.startswith(("data.toy", "judges", "evaluate"))]
     assert not {"judge", "is_ideal", "evaluate"} & {node.id for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Name)}

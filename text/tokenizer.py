@@ -5,15 +5,15 @@ from pathlib import Path
 
 import tiktoken
 
-from export.tokenizer_json import EOS, read_tokens, write_tokenizer
 from support import UserError, reason
 from support.checkpoint import read_config
-from support.files import read_text, write_whole
+from support.files import read_json, read_text, write_whole
+from text.dialogue import ASSISTANT, HUMAN
 
-SINGLE_BYTES = {bytes([b]) for b in range(256)}
-FILE = "tokenizer.tiktoken"         # tiktoken's own format: base64 of the token's bytes, space, rank
-# The small vocabulary's pieces: a speaker's name, a word with the space before it, a number, punctuation.
-WORDS = r"\n\nHuman:|\n\nAssistant:| ?[A-Za-z']+| ?[0-9]+| ?[^\sA-Za-z0-9']+|\s"
+EOS = "<|endoftext|>"
+# The pieces into which a text is cut first. The small vocabulary's: a speaker's name, a word with
+# the space before it, a number, punctuation.
+WORDS = rf"{HUMAN}|{ASSISTANT}| ?[A-Za-z']+| ?[0-9]+| ?[^\sA-Za-z0-9']+|\s"
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 PATTERNS = {"words": WORDS, "gpt2": GPT2}
 GPT2_FINGERPRINT = "575286e919ed2641"
@@ -26,18 +26,20 @@ class Tokenizer:
         self.name, self.encoding = name, encoding
         self.eos = encoding.encode_single_token(EOS)
         self.vocab_size = encoding.n_vocab
-        # Two models can work together only if their tokens mean the same, so checkpoints carry this.
-        tokens = b"".join(encoding.decode_single_token_bytes(i) + b"\0" for i in range(self.vocab_size))
-        self.fingerprint = hashlib.sha256(tokens).hexdigest()[:16]
+        # Models work together only if their tokens mean the same, so checkpoints carry this.
+        tokens = map(encoding.decode_single_token_bytes, range(self.vocab_size))
+        ended = b"".join(token + b"\0" for token in tokens)
+        self.fingerprint = hashlib.sha256(ended).hexdigest()[:16]
 
     @classmethod
     def gpt2(cls):
         """GPT-2's 50,257 tokens; tiktoken downloads them once. Raises UserError when it can't."""
         try:
             return cls("gpt2", tiktoken.get_encoding("gpt2"))
-        except (OSError, ValueError) as error:      # requests' errors are OSErrors; what came is not what was asked for
-            raise UserError("GPT-2's vocabulary is not on this machine and could not be downloaded: connect once, "
-                            f"or point TIKTOKEN_CACHE_DIR at a folder that has it ({type(error).__name__})") from error
+        except (OSError, ValueError) as error:      # no connection; another file than was asked for
+            raise UserError("GPT-2's vocabulary is not on this machine and could not be fetched: "
+                            "connect once, or point TIKTOKEN_CACHE_DIR at a folder that has it "
+                            f"({type(error).__name__})") from error
 
     @classmethod
     def words(cls, tokens, name="words"):
@@ -49,62 +51,58 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder):
-        """The tokenizer of a model folder: the vocabulary in it, else GPT-2's from tiktoken. Raises UserError if it is
-        not the one that config.json names, by default GPT-2's."""
+        """The tokenizer of a model folder: the vocabulary in it, else GPT-2's from tiktoken. Raises
+        UserError if it is not the one that config.json names, by default GPT-2's."""
         folder, config = Path(folder), read_config(folder)
         name = "words" if config.get("tokenizer_name") == "words" else "gpt2"
-        tokens = None if name == "words" and (folder / FILE).exists() else read_tokens(folder)
-        if tokens is not None:
-            tokenizer = cls.words(checked(tokens, folder / "tokenizer.json"), name)
-        else:
-            tokenizer = cls.read(folder / FILE) if name == "words" else cls.gpt2()
+        tokens = read_tokens(folder)
+        if name == "words" and not tokens:
+            raise UserError(f"{folder / FILE} is missing, the vocabulary that the model beside it "
+                            "was trained with")
+        tokenizer = cls.words(tokens, name) if tokens else cls.gpt2()
         if tokens and name == "gpt2" and tokenizer.fingerprint != GPT2_FINGERPRINT:
-            raise UserError(f"{folder}: its vocabulary of {tokenizer.vocab_size} tokens is not GPT-2's, and no "
-                            "other one is known here")
-        if config.get("tokenizer_fingerprint", tokenizer.fingerprint) != tokenizer.fingerprint:
+            raise UserError(f"{folder}: its vocabulary of {tokenizer.vocab_size} tokens is not "
+                            "GPT-2's, and no other one is known here")
+        expected = config.get("tokenizer_fingerprint", tokenizer.fingerprint)
+        if tokenizer.fingerprint != expected:
             raise UserError(f"{folder}: the tokenizer is not the one this model was trained with "
-                            f"({tokenizer.fingerprint}, not {config['tokenizer_fingerprint']}); restore {FILE}")
-        size, eos = config.get("vocab_size", tokenizer.vocab_size), config.get("eos_token_id", tokenizer.eos)
+                            f"({tokenizer.fingerprint}, not {expected}); restore {FILE}")
+        size = config.get("vocab_size", tokenizer.vocab_size)
+        eos = config.get("eos_token_id", tokenizer.eos)
         if size < tokenizer.vocab_size or eos != tokenizer.eos:
-            raise UserError(f"{folder}: a model of {size} tokens whose texts end with token {eos} does not go with the "
-                            f"tokenizer {tokenizer.name} ({tokenizer.vocab_size} tokens, {EOS} is {tokenizer.eos})")
+            raise UserError(f"{folder}: a model of {size} tokens whose texts end with token {eos} "
+                            f"does not go with the tokenizer {tokenizer.name} "
+                            f"({tokenizer.vocab_size} tokens, {EOS} is {tokenizer.eos})")
         return tokenizer
 
     @classmethod
     def shared(cls, *folders):
-        """The tokenizer of models that are to work together. Raises UserError if it is not the same one."""
+        """The tokenizer of models that are to work together. Raises UserError if they differ."""
         tokenizers = [cls.load(folder) for folder in folders]
         for folder, tokenizer in zip(folders, tokenizers):
             if tokenizer.fingerprint != tokenizers[0].fingerprint:
-                raise UserError(f"{folders[0]} and {folder} have different tokenizers ({tokenizers[0].name} and "
-                                f"{tokenizer.name}): train the reward model from this SFT model")
+                names = f"{tokenizers[0].name} and {tokenizer.name}"
+                raise UserError(f"{folders[0]} and {folder} have different tokenizers ({names}): "
+                                "train the reward model from this SFT model")
         return tokenizers[0]
 
-    @classmethod
-    def read(cls, file):
-        """The vocabulary in a `tokenizer.tiktoken`. Raises UserError if there is none."""
-        if not Path(file).is_file():
-            raise UserError(f"{file} is missing, the vocabulary that the model beside it was trained with")
-        try:
-            tokens = [base64.b64decode(line.split()[0], validate=True) for line in read_text(file).splitlines()]
-        except (ValueError, IndexError) as error:
-            raise UserError(f"{file} is damaged ({reason(error)}): copy it or train the model again") from error
-        return cls.words(checked(tokens, file))
-
     def save(self, folder, config=None):
-        """Lay the vocabulary into a folder; into a model's, with its config.json as `config`, for transformers, too."""
+        """Write the vocabulary into a folder; with the config.json of a model as `config`, into its
+        folder as Hugging Face's tools read it, too."""
         tokens = [self.encoding.decode_single_token_bytes(i) for i in range(self.eos)]
         if config:
-            write_tokenizer(Path(folder), tokens, PATTERNS[self.name], config)
+            from export.tokenizer_json import write_tokenizer       # no training needs it
+            characters = ["".join(CHARACTER[byte] for byte in token) for token in tokens]
+            write_tokenizer(Path(folder), characters, EOS, PATTERNS[self.name], config)
         if self.name == "words":
-            write_whole(Path(folder) / FILE, "".join(f"{base64.b64encode(token).decode()} {rank}\n"
-                                                     for rank, token in enumerate(tokens)))
+            lines = [f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens)]
+            write_whole(Path(folder) / FILE, "".join(lines))
 
     def encode(self, prompt, completion=None):
-        """Ids of the prompt, and of the completion closed by <|endoftext|>, an action like any other.
+        """Ids of the prompt, and of the completion with <|endoftext|>, an action like any other.
 
-        The two are encoded apart, so the prompt has the same ids in every stage, whatever follows it.
-        Text that spells a special token is plain text. Without a completion: the prompt's ids alone.
+        The two are encoded apart, so a prompt has the same ids in every stage, whatever follows.
+        Text that spells a special token is plain text. Without completion: the prompt's ids alone.
         """
         prompt_ids = self.encoding.encode_ordinary(prompt)
         if completion is None:
@@ -112,17 +110,56 @@ class Tokenizer:
         return prompt_ids, self.encoding.encode_ordinary(completion) + [self.eos]
 
     def decode(self, ids):
-        """The text of a list of ids. <|endoftext|>, the last token, says nothing; nor does an id above it, which a
-        model has whose vocabulary was rounded up."""
+        """The text of a list of ids. <|endoftext|>, the last token, says nothing; nor does an id
+        above it, which a model has whose vocabulary was rounded up."""
         return self.encoding.decode([i for i in ids if i < self.eos])
 
     def texts(self, ids, mask):
         """Rows of ids (B, T) as text, each as far as its mask (B, T) is True."""
         return [self.decode(row[real].tolist()) for row, real in zip(ids, mask)]
 
+# ----------------------------------------------------------------------------- vocabulary files
 
-def checked(tokens, file):
-    """The tokens of a file. Raises UserError unless all 256 bytes are among them, and none is there twice."""
-    if not SINGLE_BYTES <= set(tokens) or len(set(tokens)) < len(tokens):
-        raise UserError(f"{file} is damaged (tokens are missing or twice in it): copy it or train the model again")
+FILE = "tokenizer.tiktoken"         # tiktoken's own format: base64 of a token's bytes, space, rank
+# In Hugging Face's tokenizer.json and vocab.json a token is a string in which each of its bytes is
+# one visible character: "Ġowl" is " owl". The other bytes have the characters from 256 on.
+VISIBLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
+OTHERS = [byte for byte in range(256) if byte not in VISIBLE]
+CHARACTER = {byte: chr(byte) for byte in VISIBLE} | {b: chr(256 + i) for i, b in enumerate(OTHERS)}
+BYTE = {character: byte for byte, character in CHARACTER.items()}
+
+
+def read_tokens(folder):
+    """The tokens (bytes, in the order of their ids) in a folder's vocabulary; None if it has none.
+    Raises UserError if they are not the 256 bytes and others, each once."""
+    files = [folder / name for name in (FILE, "tokenizer.json", "vocab.json")]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return None
+    tokens = base64_tokens(file) if file.name == FILE else character_tokens(file)
+    if not {bytes([b]) for b in range(256)} <= set(tokens) or len(set(tokens)) < len(tokens):
+        raise UserError(f"{file} is damaged (tokens are missing or twice in it): "
+                        "copy it or train the model again")
     return tokens
+
+
+def base64_tokens(file):
+    lines = read_text(file).splitlines()
+    try:
+        return [base64.b64decode(line.split()[0], validate=True) for line in lines]
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{file} is damaged ({reason(error)}): "
+                        "copy it or train the model again") from error
+
+
+def character_tokens(file):
+    content = read_json(file)
+    try:
+        ids = content["model"]["vocab"] if file.stem == "tokenizer" else content
+        tokens = sorted(ids.keys() - {EOS}, key=ids.get)
+        if [ids[token] for token in tokens] != list(range(len(tokens))):
+            raise ValueError("ids with gaps")
+        return [bytes(BYTE[character] for character in token) for token in tokens]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: not a vocabulary of GPT-2's kind, "
+                        "in which tokens are bytes") from error
