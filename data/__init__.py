@@ -53,7 +53,7 @@ def load(name):
         train, test = hub_set.load(name)
     else:
         from data import jsonl
-        train, test = jsonl.load(name), None
+        train, test = jsonl.load(name)
     return split(train, name) if test is None else (collect(train), collect(test))
 
 

@@ -25,14 +25,14 @@ SHAPES = (({"chosen", "rejected"}, ("prompt", "chosen", "rejected")),
 
 
 def load(name):
-    """The rows of the file `name`. Raises UserError if there is no such file."""
+    """(rows, None) of the file `name`, which has no test split. Raises UserError."""
     path = Path(name)
     if path.is_dir():
         raise UserError(f"--data {name}: a folder; give a file of rows in it, .jsonl or .jsonl.gz")
     if not path.exists():
         raise UserError(f"--data {name}: no such file "
                         "(and no data set of that name; there are: toy, hh, tldr)")
-    return read_jsonl(path)
+    return read_jsonl(path), None
 
 
 def read_jsonl(path):
