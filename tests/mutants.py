@@ -328,7 +328,7 @@ MUTANTS = [
     ("judges/language_model.py", "after a failure all is asked all the same", "pool.shutdown(cancel_futures=True)", "pool.shutdown()"),
     ("judges/by_length.py", "the difference is theirs - ours", "[a.length - b.length for", "[b.length - a.length for"),
     ("judges/by_length.py", "bins do not hold their upper ends", "size <= last)", "size < last)"),
-    ("judges/by_length.py", "no ridge: a side that wins all has no best fit", "ridge = RIDGE * torch.eye(2", "ridge = 0 * torch.eye(2"),
+    ("judges/by_length.py", "no ridge: a side that wins all has no best fit", "+ RIDGE * coefficients", "+ 0 * coefficients"),
     ("judges/by_length.py", "prompts that were not drawn count as well", "times[:, number]", "1 + times[:, number]"),
     ("judges/by_length.py", "the rate is that of the mean length", "torch.tanh(d / d.std())", "torch.tanh((d - d.mean()) / d.std())"),
     ("judges/agreement.py", "what one of the two does not order counts", "verdict in (0.5, None) or a.proxy == b.proxy", "verdict is None"),
