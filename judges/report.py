@@ -1,12 +1,13 @@
 """What a person reads of an evaluation. The numbers are those of evaluate.py's JSON."""
 from judges.win_rate import percent
+from text.dialogue import ASSISTANT
 
 
 def show_samples(responses, count=6):
     """What all models respond to the same prompts, spread over the test set."""
     rows = list(zip(*responses.values()))
     for row in rows[::max(1, len(rows) // count)][:count]:
-        print("\n" + row[0].prompt.strip().removesuffix("Assistant:").strip())
+        print("\n" + row[0].prompt.rstrip().removesuffix(ASSISTANT).strip())
         for name, response in zip(responses, row):
             print(f"  {name:10} {response.text.strip()}")
 
