@@ -355,8 +355,7 @@ def train(actor, critic, reference, reward_model, actor_optimizer, critic_optimi
 def respond(model, prompts, mask, tokenizer, cfg):
     """One sampled response to each left-padded prompt (B, P), as text."""
     tokens, response_mask, _ = model.generate(prompts, mask, cfg.max_new_tokens, cfg.temperature)
-    return [tokenizer.decode(row[real].tolist()).strip()
-            for row, real in zip(tokens, response_mask)]
+    return tokenizer.texts(tokens, response_mask)
 
 
 def main(cfg):
@@ -377,8 +376,7 @@ def main(cfg):
     actor, critic, reference, _ = models
     optimizers = adamw(actor), adamw(critic)
     shown = pad(batch_at(shown, 4, 0, cfg.seed), left=True, device=device)  # 2 x (4, P)
-    asked = [tokenizer.decode(row[real].tolist()).rstrip() for row, real in zip(*shown)]
-    before = respond(reference, *shown, tokenizer, cfg)
+    asked, before = tokenizer.texts(*shown), respond(reference, *shown, tokenizer, cfg)
 
     # With --resume, `start` restores what the last save holds: both networks, both optimisers, the
     # random generators, and `state` with step and β. `run` saves every ten minutes, after the last
@@ -393,7 +391,7 @@ def main(cfg):
         if (step + 1) % cfg.sample_every == 0:
             now = respond(actor, *shown, tokenizer, cfg)
             loop.text("samples", f"\nafter {step + 1} updates" + "".join(
-                f"{prompt}\n    SFT  {old}\n    PPO  {new}"
+                f"{prompt.rstrip()}\n    SFT  {old.strip()}\n    PPO  {new.strip()}"
                 for prompt, old, new in zip(asked, before, now)))
     loop.close()
 
