@@ -27,11 +27,10 @@ import data
 from export.card import add_evaluation
 from gpt import GPT, ScalarGPT, response_logprobs
 from judges import open_judge
-from judges.agreement import agreement, siblings
 from judges.by_length import by_length
 from judges.normal import compare
 from judges.report import report, show_samples
-from judges.win_rate import win_rate
+from judges.win_rate import agreement, siblings, win_rate
 from support import UserError
 from support.command_line import Flags, launch, start
 from support.files import write_whole

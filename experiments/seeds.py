@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean as mean
 
 from runs import ROOT, python, read             # first: it puts the scripts on the path
-from judges.report import joined, place
+from judges.report import place
 from tables import spread, table
 
 
@@ -79,19 +79,15 @@ def best_of_rows(reports):
         yield name, cell(row, "kl"), cell(row, "score"), share(row, "ideal"), cell(row, "proxy")
 
 
-def length_rows(reports, view):
-    """The bins of all runs together: the pairs, the rate over all of them, the runs with the lowest
-    and the highest."""
-    bins = [rows[0] | {"pairs": sum(row["pairs"] for row in rows),
-                       "rows": [row for row in rows if row["pairs"]]}
-            for rows in zip(*(report["by_length"][view] for report in reports))]
-    for whole in joined(bins):
-        rates, pairs = [row["rate"] for row in whole["rows"]], whole["pairs"]
-        if pairs:
-            rate = sum(row["rate"] * row["pairs"] for row in whole["rows"]) / pairs
-            yield place(whole), pairs, f"{rate:.1%}", f"{min(rates):.1%} to {max(rates):.1%}"
-        else:
-            yield place(whole), 0, "empty", ""
+def length_rows(reports):
+    """The bins of all runs together, if any has pairs: the pairs, the rate over all of them, the
+    runs with the lowest and the highest."""
+    for rows in zip(*(report["by_length"]["difference"] for report in reports)):
+        filled = [row for row in rows if row["pairs"]]
+        pairs, rates = sum(row["pairs"] for row in filled), [row["rate"] for row in filled]
+        if filled:
+            rate = sum(row["rate"] * row["pairs"] for row in filled) / pairs
+            yield place(rows[0]), pairs, f"{rate:.1%}", f"{min(rates):.1%} to {max(rates):.1%}"
 
 
 def agreement_rows(reports, others):
@@ -112,8 +108,7 @@ def main(folders):
         (["", "wins", "ties", "losses", "rate", "95% interval of one run, in the mean"],
          win_rows(reports)),
         (["", "KL", "score", "ideal", "proxy"], best_of_rows(reports)),
-        (["ppo's length - sft's, tokens", *of_length], length_rows(reports, "difference")),
-        (["ppo's length, tokens", *of_length], length_rows(reports, "length")),
+        (["ppo's length - sft's, tokens", *of_length], length_rows(reports)),
         (["the reward model agrees with", "the judge", "of pairs", "another run's reward model",
           "of pairs"], agreement_rows(reports, others))]
     print(f"{len(runs)} runs, judge: {reports[0]['judge']}")

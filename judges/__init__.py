@@ -14,6 +14,7 @@ A judge has
 """
 import torch
 
+from data import toy_world
 from gpt import ScalarGPT
 from judges.win_rate import by_scores
 from support import UserError
@@ -44,14 +45,10 @@ class Proxy(Judge):
 class Gold(Judge):
     """The toy's: the function from which its comparisons were drawn."""
     name = "gold"
-
-    def __init__(self):
-        from data import toy_world
-        self.points = toy_world.judge
-        self.ideal = toy_world.IDEAL
+    ideal = toy_world.IDEAL
 
     def score(self, responses):
-        return [self.points(response.prompt, response.text) for response in responses]
+        return [toy_world.judge(response.prompt, response.text) for response in responses]
 
 
 class HeldOutRewardModel(Judge):
@@ -78,10 +75,9 @@ class HeldOutRewardModel(Judge):
         """Its ids behind those of its prompt, which is cut from the left until both fit."""
         prompt, completion = self.tokenizer.encode(response.prompt, response.text)
         fitting = fit(prompt, [completion], self.model.config.block_size)
-        if fitting is None:
-            raise UserError(
-                f"--judge {self.name}: a response of {len(completion)} tokens does not fit into "
-                f"{self.model.config.block_size} positions; lower --max_new_tokens")
+        if not fitting:
+            raise UserError(f"--judge {self.name}: a response of {len(completion)} tokens does not "
+                            "fit into that model; lower --max_new_tokens")
         return fitting[0] + completion
 
 

@@ -1,7 +1,7 @@
 """Who wins at which length? Judges like long responses, and policies find that out.
 
-A comparison is seen in bins of the difference in length, in bins of our length, and in one number
-with the length held fixed: the rate of a pair of equal lengths, by the logistic regression
+A comparison is seen in bins of the difference in length, and in one number with the length held
+fixed: the rate of a pair of equal lengths, by the logistic regression
 
     logit P(ours wins) = a + b tanh(d / std d)        rate = σ(a)        d: ours - theirs, tokens
 
@@ -16,29 +16,20 @@ from judges.win_rate import draw_prompts, interval, rate
 # Bins in tokens, both ends included; an end of None is infinity.
 LONGER = ((1, 2), (3, 5), (6, 10), (11, 20), (21, 50), (51, None))
 SHORTER = tuple((last and -last, -first) for first, last in reversed(LONGER))
-DIFFERENCES = (*SHORTER, (0, 0), *LONGER)
-LENGTHS = ((1, 5), (6, 7), (8, 10), (11, 15), (16, 20), (21, 30), (31, 50), (51, 100), (101, None))
+BINS = (*SHORTER, (0, 0), *LONGER)
 RIDGE = 0.01            # on a and b: a best fit exists even where one side wins everything
 
 
 def by_length(ours, theirs, verdicts):
-    """All three views as a dict of rows, each as in win_rate.rate; a bin's row says where it begins
-    and ends."""
+    """Both views, their rows as in win_rate.rate; a bin's row says where it begins and ends."""
     differences = [a.length - b.length for a, b in zip(ours, theirs)]
-    return {"difference": bins(DIFFERENCES, differences, ours, verdicts),
-            "length": bins(LENGTHS, [a.length for a in ours], ours, verdicts),
-            "held_fixed": held_fixed(ours, differences, verdicts)}
-
-
-def bins(edges, sizes, ours, verdicts):
-    """The rate of the pairs whose size lies in each bin."""
     rows = []
-    for first, last in edges:
-        inside = [(first is None or first <= size) and (last is None or size <= last)
-                  for size in sizes]
+    for first, last in BINS:
+        inside = [(first is None or first <= d) and (last is None or d <= last)
+                  for d in differences]
         points = [verdict if there else None for verdict, there in zip(verdicts, inside)]
         rows.append({"first": first, "last": last, **rate(ours, points)})
-    return rows
+    return {"difference": rows, "held_fixed": held_fixed(ours, differences, verdicts)}
 
 
 def held_fixed(ours, differences, verdicts):
@@ -49,8 +40,7 @@ def held_fixed(ours, differences, verdicts):
     if len({d for _, d, _ in known}) < 2:
         return {"rate": None, "ci95": None, "pairs": len(known)}
     prompts, d, y = zip(*known)                                         # (pairs) each
-    d = torch.tensor(d, dtype=torch.double)                             # (pairs)
-    y = torch.tensor(y, dtype=torch.double)                             # (pairs)
+    d, y = torch.tensor([d, y], dtype=torch.double)                     # (pairs) each
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
     number = torch.tensor([numbers[prompt] for prompt in prompts])      # (pairs), its prompt's
     draws = draw_prompts(len(numbers))                                  # (DRAWS, prompts)

@@ -19,8 +19,9 @@ from threading import Event, Lock
 import httpx2 as httpx
 from tqdm import tqdm
 
+from data.jsonl import objects
 from support import UserError, reason
-from support.files import parse_json, read_text
+from support.files import read_text, write_whole
 
 QUESTION = """\
 Below are a prompt and two answers to it, A and B. Which answer is better: more correct, more \
@@ -75,7 +76,6 @@ class LanguageModel:
     """A judge as in judges/__init__.py; `file` keeps its replies. A question is (prompt, A, B)."""
     ideal = None
     is_proxy = False
-    replies = None
     remark = ""
 
     def __init__(self, address, model, file):
@@ -84,20 +84,19 @@ class LanguageModel:
         self.file = file
         self.url = address.rstrip("/") + "/chat/completions"
         self.key = os.environ.get(KEY, "").strip()
-        self.stopped = Event()
         self.writing = Lock()
-        if "@" in address or "?" in address:
-            raise UserError(f"--judge: no user and no query in an address; a key goes into {KEY}")
-        if not model:
-            raise UserError(f"--judge {address}: name a model there, with --judge_model NAME")
-        if not (self.key.isascii() and self.key.isprintable()):
-            raise UserError(f"{KEY} holds characters that no key has: set it again")
+        self.stopped = Event()
         try:
             host = httpx.URL(self.url).host
         except httpx.InvalidURL:
             host = ""
-        if not host:
-            raise UserError(f"--judge {address}: no address such as http://localhost:8000/v1")
+        if not host or "@" in address or "?" in address:
+            raise UserError("--judge: no address such as http://localhost:8000/v1, which names no "
+                            f"user and asks no query; a key goes into {KEY}")
+        if not model:
+            raise UserError(f"--judge {address}: name a model there, with --judge_model NAME")
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise UserError(f"{KEY} holds characters that no key has: set it again")
 
     def score(self, responses):
         return [None] * len(responses)
@@ -134,17 +133,6 @@ class LanguageModel:
 
     # ------------------------------------------------------------------------- the questions
 
-    def request(self, question):
-        prompt, first, second = question
-        content = QUESTION.format(prompt=prompt, first=first, second=second)
-        return {"model": self.model, "messages": [{"role": "user", "content": content}],
-                "temperature": 0, "max_tokens": MAX_TOKENS}
-
-    def identity(self, question):
-        """What a reply is kept under: the address, the model and every letter of the question."""
-        text = json.dumps([self.url, self.request(question)])
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
     def ask_all(self, questions):
         """{question: letter, None where the reply can't be read}, from the file or the server."""
         kept = self.read_file()
@@ -160,16 +148,14 @@ class LanguageModel:
 
     def ask_server(self, questions):
         """{identity: letter} of the questions, a few at a time."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        client = httpx.Client(timeout=TIMEOUT, headers=headers)
         letters = {}
-        self.stopped.clear()
-        with client, open(self.file, "a") as file, ThreadPoolExecutor(AT_ONCE) as pool:
-            jobs = {pool.submit(self.ask, client, file, question): self.identity(question)
+        with (httpx.Client(timeout=TIMEOUT, headers=headers) as client,
+              ThreadPoolExecutor(AT_ONCE) as pool):
+            jobs = {pool.submit(self.ask, client, question): self.identity(question)
                     for question in questions}
             try:
-                for job in tqdm(as_completed(jobs), total=len(jobs), desc="judge", unit=" replies"):
+                for job in tqdm(as_completed(jobs), "judge", len(jobs), unit=" replies"):
                     letters[jobs[job]] = job.result()
                     if len(letters) == 20:
                         self.check(list(letters.values()))
@@ -186,23 +172,25 @@ class LanguageModel:
                 f"{self.name}: {unread:,} of {len(letters):,} replies are neither A nor B, so "
                 f"there is no result. They are in {self.file}: read it, and remove it to ask again")
 
-    # ------------------------------------------------------------------------- one question
-
-    def ask(self, client, file, question):
-        """The letter of the server's reply, which the file has by then; UserError if none comes."""
-        said = "nothing"
+    def ask(self, client, question):
+        """The letter of the server's reply, which the file has by then. Raises UserError if none
+        comes, at once if it is of no use to ask again."""
         for attempt in range(TRIES):
-            if attempt == 3:            # a bar that stands still says nothing
-                tqdm.write(self.secret(f"{self.url}: {said}; trying on"))
             if attempt and self.stopped.wait(PAUSE * 2 ** (attempt - 1)):
                 break
             try:
                 got = client.post(self.url, json=self.request(question))
-                self.check_status(got)
-                if got.status_code == 200:
+                status, said = got.status_code, f"status {got.status_code}"
+                if status == 200:
                     reply = got.json()["choices"][0]["message"]["content"]
-                    return self.keep(file, question, str(reply))
-                said = f"status {got.status_code}"
+                    return self.keep(question, str(reply))
+                if status in (401, 403):
+                    raise UserError(
+                        f"{self.url} does not accept the key in {KEY}" if self.key else
+                        f"{self.url} wants a key: put it into the environment variable {KEY}")
+                if status not in (408, 429) and status < 500:
+                    raise UserError(self.secret(
+                        f"{self.url} refuses the question with {said}: {got.text[:300]}"))
             except httpx.RequestError as error:             # refused, cut, too slow
                 said = f"{type(error).__name__}: {reason(error)}"
             except (ValueError, LookupError, TypeError):
@@ -211,38 +199,36 @@ class LanguageModel:
             f"{self.url} gives no answer after {TRIES} tries ({said}). All replies so far are in "
             f"{self.file}, and the same command goes on from there"))
 
-    def check_status(self, got):
-        """Raise UserError if it is of no use to ask again."""
-        status = got.status_code
-        if status in (401, 403):
-            raise UserError(f"{self.url} does not accept the key in {KEY}" if self.key else
-                            f"{self.url} wants a key: put it into the environment variable {KEY}")
-        if status not in (200, 408, 429) and status < 500:
-            raise UserError(self.secret(
-                f"{self.url} refuses the question with status {status}: {got.text[:300]}"))
+    def request(self, question):
+        prompt, first, second = question
+        content = QUESTION.format(prompt=prompt, first=first, second=second)
+        return {"model": self.model, "messages": [{"role": "user", "content": content}],
+                "temperature": 0, "max_tokens": MAX_TOKENS}
 
     def secret(self, text):
         """The text without the key, which a server may repeat."""
         return text.replace(self.key, "…") if self.key else text
 
-    def keep(self, file, question, reply):
+    # ------------------------------------------------------------------------- the file
+
+    def identity(self, question):
+        """What a reply is kept under: the address, the model and every letter of the question."""
+        text = json.dumps([self.url, self.request(question)])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def keep(self, question, reply):
         """Append a reply to the file, as one line; return its letter."""
         letter = read_letter(reply)
         prompt, first, second = question
         row = {"id": self.identity(question), "model": self.model, "prompt": prompt,
                "A": first, "B": second, "letter": letter, "reply": self.secret(reply)}
-        with self.writing:
+        with self.writing, open(self.file, "a") as file:
             file.write(json.dumps(row) + "\n")
-            file.flush()
         return letter
 
     def read_file(self):
         """{identity: letter} of the file. Half a line at its end, left by a power cut, goes."""
-        if not self.file.exists():
-            return {}
-        whole, _, half = read_text(self.file).rpartition("\n")
-        if half:
-            os.truncate(self.file, len(f"{whole}\n".encode()) if whole else 0)
-        lines = enumerate(whole.splitlines(), 1)
-        rows = [parse_json(line, f"{self.file}, line {i}") for i, line in lines]
-        return {row.get("id"): read_letter(str(row.get("reply"))) for row in rows}
+        text = read_text(self.file) if self.file.exists() else ""
+        if not text.endswith("\n"):
+            write_whole(self.file, text[:text.rfind("\n") + 1])
+        return {row.get("id"): read_letter(str(row.get("reply"))) for _, row in objects(self.file)}

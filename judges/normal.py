@@ -19,16 +19,13 @@ INSIDE = 2 / 3          # a metric with fewer of its updates inside is named
 
 
 def read_curves(folder):
-    """{metric: {update: value}} of ppo.py's logs. Raises UserError if there are none."""
+    """{metric: {update: value}} of ppo.py's logs; {} if there are none."""
     from tensorboard.backend.event_processing import event_accumulator      # slow to import
     logs = event_accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0})
     if folder.is_dir():
         logs.Reload()
-    names = [name for name in logs.Tags()["scalars"] if name not in SETTINGS]
-    if "objective/kl" not in names:
-        raise UserError(f"{folder}: there are no curves of ppo.py, "
-                        "so train with `python ppo.py` first")
-    return {name: {event.step: event.value for event in logs.Scalars(name)} for name in names}
+    return {name: {event.step: event.value for event in logs.Scalars(name)}
+            for name in logs.Tags()["scalars"] if name not in SETTINGS}
 
 
 def band(runs):
@@ -61,22 +58,20 @@ def write_normal(runs, path=NORMAL):
 def read_normal(path=NORMAL):
     """{metric: {update: (low, high)}}."""
     bands = {}
-    for row in csv.DictReader(path.read_text().splitlines()):
-        ends = bands.setdefault(row["metric"], {})
-        ends[int(row["update"])] = float(row["low"]), float(row["high"])
+    for name, update, low, high in list(csv.reader(path.read_text().splitlines()))[1:]:
+        bands.setdefault(name, {})[int(update)] = float(low), float(high)
     return bands
 
 
 def compare(folder, path=NORMAL):
     """What `--compare` prints: a line a metric, and a verdict."""
-    curves = read_curves(folder)
-    lines = [f"{'':24}{'inside':>8}{'last':>11}   normal then"]
+    curves, bands = read_curves(folder), read_normal(path)
+    if not bands.keys() <= curves.keys():
+        raise UserError(f"{folder}: there are no curves of this ppo.py, "
+                        "so train with `python ppo.py` first")
+    lines, odd = [f"{'':24}{'inside':>8}{'last':>11}   normal then"], []
     verdicts = []
-    odd = []
-    for name, ends in read_normal(path).items():
-        if name not in curves:
-            raise UserError(f"{folder}: the logs have no {name}, "
-                            "so they are of another version of ppo.py")
+    for name, ends in bands.items():
         curve = curves[name]
         inside = {update: low <= curve[update] <= high for update, (low, high) in ends.items()
                   if update in curve}

@@ -22,7 +22,7 @@ def report(numbers, judge, details):
         rows = {f"best of {n}": row for n, row in numbers["best_of"].items()}
         by_kl = sorted((rows | {"ppo": models["ppo"]}).items(), key=lambda item: item[1]["kl"])
         parts.append(table(dict(by_kl), "in the order of their KL"))
-        parts.append(lengths(numbers["by_length"]))
+        parts.append(lengths(numbers["by_length"]["difference"]))
     if judge.remark:
         parts.append(judge.remark)
     return "\n\n".join(parts)
@@ -46,9 +46,8 @@ def winners(numbers):
     lines = []
     for name, row in numbers["win_rates"].items():
         shares = "no verdicts" if row["win"] is None else (
-            f"wins {row['win']:6.1%}  ties {row['tie']:6.1%}  losses {row['loss']:6.1%}   "
-            f"rate {percent(row)}")
-        lines.append(f"{name.replace('_vs_', ' vs '):18} {shares}")
+            f"wins {row['win']:6.1%}  ties {row['tie']:6.1%}  losses {row['loss']:6.1%}")
+        lines.append(f"{name.replace('_vs_', ' vs '):18} {shares}   rate {percent(row)}")
     fixed = percent(numbers["by_length"]["held_fixed"])
     lines.append(f"{'ppo vs sft with the length held fixed':59} rate {fixed}")
     return "\n".join(lines)
@@ -58,20 +57,15 @@ def agreements(rows):
     """A row a kind of pairs."""
     lines = []
     for name, row in rows.items():
-        share = f"{percent(row)} of {row['pairs']} pairs" if row["pairs"] else \
-            "no pair: there are none that both order"
-        lines.append(f"{name.replace('_vs_', ' vs '):18} reward model and judge agree on {share}")
+        lines.append(f"{name.replace('_vs_', ' vs '):18} reward model and judge agree on "
+                     f"{percent(row)} of the {row['pairs']} pairs that both order")
     return "\n".join(lines)
 
 
-def lengths(views):
-    """The win rate of PPO over SFT in bins of length, in tokens."""
-    lines = []
-    for view, title in (("difference", "ppo's length - sft's"), ("length", "ppo's length")):
-        lines.append(f"{title:>24}{'pairs':>8}   rate of ppo vs sft")
-        for row in joined(views[view]):
-            rate = percent(row) if row["pairs"] else "empty"
-            lines.append(f"{place(row):>24}{row['pairs']:8}   {rate}")
+def lengths(rows):
+    """The win rate of PPO over SFT in the bins of length, in tokens, that have pairs."""
+    lines = ["    ppo's length - sft's   pairs   rate of ppo vs sft"]
+    lines += [f"{place(row):>24}{row['pairs']:8}   {percent(row)}" for row in rows if row["pairs"]]
     return "\n".join(lines)
 
 
@@ -79,14 +73,3 @@ def place(row):
     """Where a bin is."""
     where = f"{row['first']}" if row["first"] == row["last"] else f"{row['first']} to {row['last']}"
     return where.replace("None to", "up to").replace("to None", "and more")
-
-
-def joined(rows):
-    """The bins, empty ones beside each other as one."""
-    bins = rows[:1]
-    for row in rows[1:]:
-        if row["pairs"] or bins[-1]["pairs"]:
-            bins.append(row)
-        else:
-            bins[-1] = {**bins[-1], "last": row["last"]}
-    return bins

@@ -52,6 +52,23 @@ def win_rate(ours, theirs, verdicts=None):
     return {**shares, **rate(ours, verdicts)}
 
 
+def siblings(responses):
+    """(ours, theirs): each Response and the next one, if that is to the same prompt."""
+    pairs = [(a, b) for a, b in zip(responses, responses[1:]) if a.prompt == b.prompt]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def agreement(ours, theirs, verdicts):
+    """How often reward model and judge prefer the same one of two responses to a prompt, of the
+    pairs that both order; as in `rate`. Where they differ, PPO learns to please the reward model
+    and nobody else."""
+    alike = []
+    for a, b, verdict in zip(ours, theirs, verdicts):
+        unordered = verdict in (0.5, None) or a.proxy == b.proxy or a.text == b.text
+        alike.append(None if unordered else float((a.proxy > b.proxy) == (verdict == 1)))
+    return rate(ours, alike)
+
+
 def percent(row):
     """The rate of a row and its interval as text."""
     if row["rate"] is None:

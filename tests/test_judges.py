@@ -22,11 +22,10 @@ from data import toy_world
 from evaluate import Response, best_of, best_of_curve, best_of_kl, compare_all, summary
 from judges import Gold, HeldOutRewardModel, Proxy, open_judge
 from judges import language_model
-from judges.agreement import agreement, siblings
-from judges.by_length import DIFFERENCES, LENGTHS, RIDGE, by_length, fit_logistic
+from judges.by_length import BINS, RIDGE, by_length, fit_logistic
 from judges.language_model import LanguageModel, read_letter, verdict
-from judges.report import joined
-from judges.win_rate import rate, win_rate
+from judges.report import lengths
+from judges.win_rate import agreement, rate, siblings, win_rate
 from support import UserError
 from tiny import close, critic, words
 
@@ -447,21 +446,21 @@ def test_the_interval_is_that_of_the_share_of_all_pairs_over_samples_of_the_prom
 # ----------------------------------------------------------------------------- by length
 
 def test_bins_hold_every_length_once():
-    for edges in (DIFFERENCES, LENGTHS):
-        for size in range(-200 if edges is DIFFERENCES else 1, 200):
-            assert sum((a is None or a <= size) and (b is None or size <= b) for a, b in edges) == 1
+    for size in range(-200, 200):
+        assert sum((a is None or a <= size) and (b is None or size <= b) for a, b in BINS) == 1
 
 
-def test_the_rate_of_each_bin_and_empty_ones_say_so():
+def test_the_rate_of_each_bin_and_only_those_with_pairs_are_shown():
     ours = [answer(" x", str(i), length=n) for i, n in enumerate([4, 4, 9, 12, 12, 12])]
     theirs = [answer(" y", str(i), length=n) for i, n in enumerate([4, 6, 4, 8, 8, 8])]        # 0, -2, 5, 4, 4, 4
-    views = by_length(ours, theirs, [0.5, 0, 1, 1, 0, None])
-    rows = {(row["first"], row["last"]): (row["pairs"], row["rate"]) for row in views["difference"]}
-    assert {bin: row for bin, row in rows.items() if row[0]} == {(-2, -1): (1, 0), (0, 0): (1, 0.5), (3, 5): (3, 2 / 3)}
-    rows = {(row["first"], row["last"]): (row["pairs"], row["rate"]) for row in views["length"]}
-    assert {bin: row for bin, row in rows.items() if row[0]} == {(1, 5): (2, 0.25), (8, 10): (1, 1), (11, 15): (2, 0.5)}
-    assert [(row["first"], row["last"], row["pairs"]) for row in joined(views["length"])] == [
-        (1, 5, 2), (6, 7, 0), (8, 10, 1), (11, 15, 2), (16, None, 0)]
+    rows = by_length(ours, theirs, [0.5, 0, 1, 1, 0, None])["difference"]
+    found = {(row["first"], row["last"]): (row["pairs"], row["rate"]) for row in rows if row["pairs"]}
+    assert found == {(-2, -1): (1, 0), (0, 0): (1, 0.5), (3, 5): (3, 2 / 3)} and len(rows) == len(BINS)
+    assert [line[:32].split() for line in lengths(rows).splitlines()[1:]] == [
+        ["-2", "to", "-1", "1"], ["0", "1"], ["3", "to", "5", "3"]]
+    theirs[0].length, ours[1].length = 90, 90
+    shown = lengths(by_length(ours, theirs, [0.5, 0, 1, 1, 0, None])["difference"])
+    assert "up to -51" in shown and "51 and more" in shown
 
 
 def brute_force(x, y, weights):
@@ -566,7 +565,7 @@ def test_evaluate_asks_a_language_model_and_says_how_it_judged(finished, world, 
     for row in numbers["win_rates"].values():
         assert row["win"] + row["tie"] + row["loss"] == pytest.approx(1) and row["pairs"] <= 8
     assert set(numbers["agreement"]) == {"sft_vs_sft", "ppo_vs_sft", "ppo_vs_ppo"}
-    assert set(numbers["best_of"]) >= {"2", "4"} and "best of 2" in printed and "empty" in printed
+    assert set(numbers["best_of"]) >= {"2", "4"} and "best of 2" in printed and "rate of ppo vs sft" in printed
     evaluate.main(evaluate.Config(**flags))
     assert len(server.asked) == asked and json.loads(Path("numbers.json").read_text()) == numbers
     assert SECRET not in printed + "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
