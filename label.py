@@ -18,11 +18,11 @@ from itertools import combinations
 from pathlib import Path
 
 import data
-from data.jsonl import places, shaped
+from data.jsonl import objects, places, shaped
 from gpt import GPT
 from support import UserError, printable
 from support.command_line import Flags, launch, start
-from support.files import flush, parse_json, read_text, write_whole
+from support.files import write_whole
 from support.runs import find_model
 from text.batches import encode_prompts, pad
 from text.tokenizer import Tokenizer
@@ -30,8 +30,7 @@ from text.tokenizer import Tokenizer
 HELP = """\
 Type the numbers of the responses, the best one first, with = between equally good ones, and Enter:
 2 1, or 1 = 2.    u: undo the last ranking    s: skip    q: quit; every ranking is saved at once"""
-BEGINNING = '{"prompt": "'      # of every label
-PAUSE = 3                       # rankings between a question and its return, at least
+PAUSE = 3       # rankings between a question and its return, at least
 
 
 @dataclass
@@ -52,46 +51,32 @@ class Labels:
     def __init__(self, path):
         """Raises UserError if the file holds anything else, OSError if it can't be written."""
         self.path, self.rows = path, []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
-        flush(path.parent)
-        lines = read_text(path).split("\n")             # line ends of any system are read as "\n"
-        whole = lines[:-1] if len(lines) > 1 and is_cut_off(lines[-1]) else lines
-        for number, line in enumerate(whole, start=1):
-            if line.strip():
-                self.rows.append(read_label(line, f"{path}, line {number}"))
-        if lines[-1]:                                   # it does not end as a line does
-            if whole != lines:
-                print(f"{path}: the last line was cut off while it was written. It is removed, and "
-                      "its prompt will be asked again")
-            write_whole(path, "".join(f"{line}\n" for line in whole))
+        for where, row in objects(path) if path.exists() else ():
+            row = shaped(row, where)
+            if row.keys() != {"prompt", "completions"}:
+                raise UserError(f'{where}: no label with "prompt" and "completions"; give another '
+                                "--file")
+            self.rows.append((row["prompt"], places(row["completions"])))
+        self.save()
+
+    def save(self):
+        """Write the file anew: whatever ends the program, it is the old one or the new one."""
+        lines = []
+        for prompt, ranking in self.rows:
+            completions = [place if len(place) > 1 else place[0] for place in ranking]
+            lines.append(json.dumps({"prompt": prompt, "completions": completions}) + "\n")
+        write_whole(self.path, "".join(lines))
 
     def add(self, prompt, ranking):
-        """Append a label. It is on the disk when this returns."""
-        completions = [place if len(place) > 1 else place[0] for place in ranking]
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"prompt": prompt, "completions": completions}) + "\n")
-        flush(self.path)
+        """Add a label. It is on the disk when this returns."""
         self.rows.append((prompt, ranking))
+        self.save()
 
     def undo(self):
-        """Remove the last label from the file, and return it."""
-        text = read_text(self.path).rstrip()
-        write_whole(self.path, text[:text.rfind("\n") + 1])
-        return self.rows.pop()
-
-
-def is_cut_off(line):
-    """Whether this is the beginning of a label alone, as a kill in the midst of writing leaves."""
-    return BEGINNING.startswith(line[:len(BEGINNING)]) and not line.rstrip().endswith("}")
-
-
-def read_label(line, where):
-    """(prompt, ranking) of one line. Raises UserError if it is no label."""
-    row = shaped(parse_json(line, where), where)
-    if row.keys() != {"prompt", "completions"}:
-        raise UserError(f'{where}: no label with "prompt" and "completions"; give another --file')
-    return row["prompt"], places(row["completions"])
+        """Remove the last label, and return it."""
+        label = self.rows.pop()
+        self.save()
+        return label
 
 
 def agreement(rows):
