@@ -2,7 +2,6 @@
 import random
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import tyro
@@ -63,8 +62,7 @@ class Speaker:
     def context(self):
         """Ids of the newest turns that fit, and a list of remarks. Turns are forgotten whole."""
         for forgotten in range(len(self.turns)):
-            text = "".join(self.turns[forgotten:])
-            ids = self.tokenizer.encode(text[-100 * self.room:])    # more letters never fit
+            ids = self.tokenizer.encode("".join(self.turns[forgotten:]))
             if len(ids) <= self.room:
                 self.turns = self.turns[forgotten:]
                 return ids, [f"oldest turns forgotten: {forgotten}"] * (forgotten > 0)
@@ -82,27 +80,24 @@ def settled(text):
 def load(name):
     """The speaker in a folder, with the reward model of its run if there is one beside it."""
     folder, device = find_folder(name), "cuda" if torch.cuda.is_available() else "cpu"
-    model, tokenizer = GPT.from_pretrained(folder, device), Tokenizer.load(folder)
-    reward = folder.parent / "reward"
-    if not (reward / "config.json").exists():
-        return Speaker(name, model, tokenizer)
-    Tokenizer.shared(folder, reward)
-    return Speaker(name, model, tokenizer, ScalarGPT.from_pretrained(reward, device))
+    reward, reward_model = folder.parent / "reward", None
+    if (reward / "config.json").exists():
+        Tokenizer.shared(folder, reward)
+        reward_model = ScalarGPT.from_pretrained(reward, device)
+    model = GPT.from_pretrained(folder, device)
+    return Speaker(name, model, Tokenizer.load(folder), reward_model)
 
 
 def chat(speakers, cfg):
     """Ask, and let each speaker respond, until an empty line."""
     print("Ask something; an empty line ends the talk.")
-    names = [Path(speaker.name).name for speaker in speakers]
-    if len(set(names)) < len(names):
-        names = [speaker.name for speaker in speakers]
-    width = max(map(len, names))
-    heads = [f"  {name:{width}} " for name in names] if len(names) > 1 else ["Assistant:"]
+    width = max(len(speaker.name) for speaker in speakers)
     seeds = random.Random(cfg.seed)
     while question := one_line(input("Human: ")):
         seed = seeds.getrandbits(63)    # one for all: no response depends on the other speakers
-        for head, speaker in zip(heads, speakers):
+        for speaker in speakers:
             torch.manual_seed(seed)
+            head = f"  {speaker.name:{width}} " if len(speakers) > 1 else "Assistant:"
             print(head, end="", flush=True)
             for piece in speaker.respond(question, 0 if cfg.greedy else cfg.temperature, cfg.turns):
                 print("\n".join(map(printable, piece.split("\n"))), end="", flush=True)

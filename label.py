@@ -50,33 +50,32 @@ class Labels:
 
     def __init__(self, path):
         """Raises UserError if the file holds anything else, OSError if it can't be written."""
-        self.path, self.rows = path, []
+        self.path, rows = path, []
         for where, row in objects(path) if path.exists() else ():
             row = shaped(row, where)
             if row.keys() != {"prompt", "completions"}:
-                raise UserError(f'{where}: no label with "prompt" and "completions"; give another '
-                                "--file")
-            self.rows.append((row["prompt"], places(row["completions"])))
-        self.save()
-
-    def save(self):
-        """Write the file anew: whatever ends the program, it is the old one or the new one."""
-        lines = []
-        for prompt, ranking in self.rows:
-            completions = [place if len(place) > 1 else place[0] for place in ranking]
-            lines.append(json.dumps({"prompt": prompt, "completions": completions}) + "\n")
-        write_whole(self.path, "".join(lines))
+                raise UserError(f"{where}: no label, but some other row; give another --file")
+            rows.append((row["prompt"], places(row["completions"])))
+        self.save(rows)
 
     def add(self, prompt, ranking):
         """Add a label. It is on the disk when this returns."""
-        self.rows.append((prompt, ranking))
-        self.save()
+        self.save([*self.rows, (prompt, ranking)])
 
     def undo(self):
         """Remove the last label, and return it."""
-        label = self.rows.pop()
-        self.save()
-        return label
+        *rows, last = self.rows
+        self.save(rows)
+        return last
+
+    def save(self, rows):
+        """Write the file anew: whatever ends the program, it is the old one or the new one."""
+        lines = []
+        for prompt, ranking in rows:
+            completions = [place[0] if len(place) == 1 else place for place in ranking]
+            lines.append(json.dumps({"prompt": prompt, "completions": completions}) + "\n")
+        write_whole(self.path, "".join(lines))
+        self.rows = rows
 
 
 def agreement(rows):
@@ -96,16 +95,18 @@ def agreement(rows):
 # ---------- the questions
 
 class Session:
-    """What a person is asked next: `question` is (prompt, completions in a random order)."""
+    """What a person is asked next: `question` is (prompt, completions in a random order). `prompts`
+    (str) come once each, in a random order; after each `repeat_every` of them an old question comes
+    again. `respond`: prompt -> completions, all different, or None."""
 
     def __init__(self, labels, prompts, respond, repeat_every, seed):
-        """`prompts` (str) come once each, in a random order; after each `repeat_every` of them an
-        old question comes again. `respond`: prompt -> completions, all different, or None."""
         self.labels, self.respond, self.repeat_every = labels, respond, repeat_every
         self.random = random.Random(seed)
-        self.prompts = self.random.sample(prompts, len(prompts))
-        self.left_out = set()           # prompts that do not come again before the next start
+        order = self.random.sample(prompts, len(prompts))
+        labelled = {prompt for prompt, _ in labels.rows}
+        self.prompts = iter([prompt for prompt in order if prompt not in labelled])
         self.waiting = []               # questions that come before all others, the last one first
+        self.skipped = set()            # prompts that do not come again before the next start
 
     def next(self):
         """Set the question, and return it: None when nothing is left to ask."""
@@ -119,7 +120,7 @@ class Session:
         self.labels.add(prompt, [[completions[i] for i in place] for place in order])
 
     def skip(self):
-        self.left_out.add(self.question[0])
+        self.skipped.add(self.question[0])
 
     def undo(self):
         """Remove the last label. Its question comes next, and then the one of now."""
@@ -131,19 +132,16 @@ class Session:
         given = [(prompt, frozenset(sum(ranking, []))) for prompt, ranking in self.labels.rows]
         asked = Counter(given)
         due = [question for question, times in asked.items() if times == 1
-               and question not in given[-PAUSE:] and question[0] not in self.left_out]
+               and question not in given[-PAUSE:] and question[0] not in self.skipped]
         if not due or len(given) - len(asked) >= len(asked) // self.repeat_every:
             return None
         return self.shuffled(*self.random.choice(due))
 
     def new(self):
-        """A prompt without a label, with fresh completions; None if there is none left."""
-        known = {prompt for prompt, _ in self.labels.rows} | self.left_out
+        """The next prompt for which there are completions; None if there is none left."""
         for prompt in self.prompts:
-            if prompt not in known:
-                if completions := self.respond(prompt):
-                    return self.shuffled(prompt, completions)
-                self.left_out.add(prompt)
+            if completions := self.respond(prompt):
+                return self.shuffled(prompt, completions)
         return None
 
     def shuffled(self, prompt, completions):
@@ -160,9 +158,9 @@ def responder(model, tokenizer, cfg, device):
         found = {}
         for _ in range(cfg.tries):
             tokens, mask, _ = model.generate(ids, seen, cfg.max_new_tokens, cfg.temperature)
-            for row, real in zip(tokens, mask):                         # (R), (R)
-                text = tokenizer.decode(row[real].tolist())
-                if (row[real] == tokenizer.eos).any() and text.strip():
+            ended = ((tokens == tokenizer.eos) & mask).any(1)           # (B)
+            for text, whole in zip(tokenizer.texts(tokens, mask), ended):
+                if whole and text.strip():
                     found.setdefault(text.strip(), text)    # blanks around it make no other one
             if len(found) >= cfg.answers:
                 return list(found.values())[:cfg.answers]
@@ -210,14 +208,6 @@ def ask(session):
     print("\nNothing is left to ask: each prompt has its ranking, or too few different responses.")
 
 
-def report(labels):
-    """What there is, and how often the person agrees with themselves."""
-    print(f"\n{labels.path} has {len(labels.rows)} ranking{'s' * (len(labels.rows) != 1)}.")
-    same, again = agreement(labels.rows)
-    if again:
-        print(f"Of {again} repeated comparisons you decided {same} as before ({same / again:.0%}).")
-
-
 def main(cfg):
     run, device, bf16 = start(cfg)
     folder = find_model(run, "sft")
@@ -233,7 +223,11 @@ def main(cfg):
     except EOFError:                                    # Ctrl-D, or the input has ended
         print()
     finally:
-        report(labels)
+        same, again = agreement(labels.rows)
+        print(f"\n{labels.path} has {len(labels.rows)} ranking{'s' * (len(labels.rows) != 1)}.")
+        if again:
+            print(f"Of {again} repeated comparisons you decided {same} as before "
+                  f"({same / again:.0%}).")
 
 
 if __name__ == "__main__":

@@ -173,11 +173,11 @@ def command(run, monkeypatch, capsys):
 def test_several_models_answer_under_their_names_as_they_do_alone(command):
     alone = {name: command(f"run/{name}").split("Assistant:")[1:] for name in ("base", "sft")}
     both = command("run/base run/sft")
-    assert both == "".join(f"  base {base}  sft  {sft}" for base, sft in zip(alone["base"], alone["sft"]))
+    assert both == "".join(f"  run/base {base}  run/sft  {sft}" for base, sft in zip(alone["base"], alone["sft"]))
     assert len(alone["sft"]) == 3 and "(score " in both and alone["base"] != alone["sft"]
 
 
-def test_models_of_one_name_are_told_apart_and_only_a_run_with_a_reward_model_has_scores(command):
+def test_only_a_run_with_a_reward_model_has_scores(command):
     lines = command("run/sft other/sft").split("  other/sft ")
     assert lines[0].startswith("  run/sft   ") and len(lines) == 4
     assert "score" in "".join(lines) and not any("score" in line.split("  run/sft ")[0] for line in lines[1:])

@@ -76,41 +76,14 @@ def test_what_is_undone_leaves_the_file_as_it_was_before(tmp_path):
 ROW = b'{"prompt": "p", "completions": [" a", " b"]}'
 
 
-@pytest.mark.parametrize("end, kept, left", [
-    (ROW, 2, ROW + b"\n" + ROW + b"\n"),                                # an editor that ends no last line
-    (ROW[:-1], 1, ROW + b"\n"), (ROW[:30], 1, ROW + b"\n"), (b"{", 1, ROW + b"\n"),     # a kill in mid-write
-    (b"\n", 1, ROW + b"\n\n")])
-def test_a_line_that_was_cut_off_is_asked_again(tmp_path, capsys, end, kept, left):
-    (tmp_path / "mine.jsonl").write_bytes(ROW + b"\n" + end)
-    labels = Labels(tmp_path / "mine.jsonl")
-    assert len(labels.rows) == kept and (tmp_path / "mine.jsonl").read_bytes() == left
-    told = "mine.jsonl: the last line was cut off while it was written. It is removed"
-    assert (told in capsys.readouterr().out) == (end != ROW and end != b"\n")
-    labels.add("q", [[" c"], [" d"]])
-    assert len(Labels(tmp_path / "mine.jsonl").rows) == kept + 1
-
-
-def test_wherever_a_label_is_cut_off_no_other_is_lost(tmp_path):
-    """What is not seen to be cut off is refused, and stays."""
-    file, refused = tmp_path / "mine.jsonl", []
-    row = rb'{"prompt": "\ud83d {\"a\": {}}", "completions": [[" a", " }"], " b"]}'
-    for cut in range(1, len(row)):
-        file.write_bytes(ROW + b"\n" + row[:cut])
-        try:
-            assert len(Labels(file).rows) == 1 and file.read_bytes() == ROW + b"\n"
-        except UserError:
-            refused.append(row[:cut][-1:])
-            assert file.read_bytes() == ROW + b"\n" + row[:cut]
-    assert refused == [b"}"] * 3
-
-
-@pytest.mark.parametrize("end", [b"\r", b"\r\n"])
-def test_line_ends_of_other_systems_are_no_damage(tmp_path, end):
-    (tmp_path / "mine.jsonl").write_bytes(ROW + end + ROW + end)
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_line_ends_of_other_systems_and_a_last_line_without_one_are_no_damage(tmp_path, end, last):
+    (tmp_path / "mine.jsonl").write_bytes(ROW + end + ROW + end * last)
     labels = Labels(tmp_path / "mine.jsonl")
     labels.add("q", [[" c"], [" d"]])
     assert len(labels.rows) == 3 and Labels(tmp_path / "mine.jsonl").rows == labels.rows
-    assert (tmp_path / "mine.jsonl").read_bytes().startswith(ROW + end + ROW + end)
+    assert (tmp_path / "mine.jsonl").read_bytes().startswith(ROW + b"\n" + ROW + b"\n")
 
 
 @pytest.mark.parametrize("content, message", [
@@ -126,14 +99,23 @@ def test_a_file_of_something_else_is_refused_and_stays_as_it_is(tmp_path, conten
 
 
 def test_a_label_is_on_the_disk_before_the_next_question(tmp_path, monkeypatch):
-    flushed = []
-    monkeypatch.setattr("label.flush", lambda path: flushed.append((path, path.is_file() and path.read_bytes())))
+    """And never half: it is written beside the old file, flushed, moved."""
+    labels, flushed = Labels(tmp_path / "mine.jsonl"), []
+    monkeypatch.setattr("support.files.flush", lambda path: flushed.append((path.name, path.is_file() and path.read_bytes())))
+    labels.add("p", [[" a"], [" b"]])
+    labels.undo()
+    (beside, added), (folder, _), (_, undone), _ = flushed
+    assert beside != "mine.jsonl" and added == ROW + b"\n" and folder == tmp_path.name and undone == b""
+
+
+def test_what_could_not_be_written_is_not_counted(tmp_path, monkeypatch):
     labels = Labels(tmp_path / "mine.jsonl")
     labels.add("p", [[" a"], [" b"]])
-    assert flushed == [(tmp_path, False), (tmp_path / "mine.jsonl", ROW + b"\n")]
-    monkeypatch.setattr("support.files.flush", lambda path: flushed.append((path.name, path.is_file() and path.read_bytes())))
-    labels.undo()
-    assert flushed[2][1] == b"" and flushed[3] == (tmp_path.name, False)        # written beside it, then moved
+    monkeypatch.setattr("support.files.os.replace", lambda *names: (_ for _ in ()).throw(OSError("full")))
+    for change in (lambda: labels.add("q", [[" a"], [" b"]]), labels.undo):
+        with pytest.raises(OSError):
+            change()
+        assert labels.rows == [("p", [[" a"], [" b"]])] and (tmp_path / "mine.jsonl").read_bytes() == ROW + b"\n"
 
 # ----------------------------------------------------------------------------- what is asked
 
@@ -211,6 +193,19 @@ def test_what_is_skipped_comes_again_at_the_next_start_alone(tmp_path):
         talk.answer([[0], [1]])
     assert set(rest) == set(PROMPTS[:3]) - {skipped}
     assert session(tmp_path / "mine.jsonl", PROMPTS[:3]).next()[0] == skipped
+
+
+def test_an_old_question_that_is_skipped_does_not_come_again(tmp_path):
+    talk, seen = session(tmp_path / "mine.jsonl", PROMPTS[:12], repeat_every=1), []
+    while (question := talk.next()) and question[0] not in seen:
+        seen.append(question[0])
+        talk.answer([[0], [1]])
+    talk.skip()
+    rest = []
+    while (again := talk.next()) and len(rest) < 99:
+        rest.append(again[0])
+        talk.answer([[0], [1]])
+    assert question and question[0] not in rest and len(rest) > 12
 
 
 def test_a_prompt_with_too_few_answers_is_left_out(tmp_path):
