@@ -5,11 +5,10 @@
     python evaluate.py --best_of 64 --details   best of 2 to 64, who wins at which length
     python evaluate.py --compare        is this run normal? Its curves beside those of good ones
 
-The judge of the toy is a function in data/toy_world.py that no training script can see: it says
-what the reward model only estimates. Other data sets have no such judge. There the reward model
-scores the responses, and the table says so: it shows how far PPO got by its own measure, and
-nothing about whether people would agree. With --judge, a reward model that PPO has not learned
-from says more, and so does a language model (docs/judges.md).
+The judge of the toy is a function that no training script can see: it says what the reward model
+only estimates. Other data sets have none. There the reward model scores the responses, and the
+table says so: it shows how far PPO got by its own measure, and nothing about whether people would
+agree. Other judges say more, --judge names them (docs/judges.md).
 
 best_of_n is what the reward model can do without further training: the SFT model responds n times,
 and the response with the highest score is taken.
@@ -66,7 +65,7 @@ class Response:
     length: int         # tokens, <|endoftext|> included
     kl: float           # log π(response) - log π_sft(response), nats
     score: float = None     # the judge's; a language model gives none, it only compares
-    ideal: bool = False     # could not be better, says the judge
+    ideal: bool = None      # could not be better, says the judge if it can tell
 
 
 @torch.no_grad()
@@ -93,7 +92,7 @@ def respond_all(model, sft, reward_model, prompts, tokenizer, judge, cfg, device
                                       ended[j].item(), len(said), kl[j].item()))
     for response, score in zip(responses, judge.score(responses)):
         response.score = score
-        response.ideal = score is not None and score == judge.ideal
+        response.ideal = None if judge.ideal is None else score == judge.ideal
     return responses
 
 
@@ -104,15 +103,12 @@ def best_of(responses, n):
 
 # ----------------------------------------------------------------------------- numbers
 
-def summary(responses, has_ideal):
-    """The row of one model."""
-    has_score = responses[0].score is not None
-    return {"score": mean(r.score for r in responses) if has_score else None,
-            "ideal": mean(r.ideal for r in responses) if has_ideal else None,
-            "proxy": mean(r.proxy for r in responses),
-            "eos_rate": mean(r.ended for r in responses),
-            "length": mean(r.length for r in responses),
-            "kl": mean(r.kl for r in responses)}
+def summary(responses):
+    """The row of one model: means, None of what the judge does not say."""
+    measures = {"score": "score", "ideal": "ideal", "proxy": "proxy", "eos_rate": "ended",
+                "length": "length", "kl": "kl"}
+    columns = {key: [getattr(r, name) for r in responses] for key, name in measures.items()}
+    return {key: None if None in values else mean(values) for key, values in columns.items()}
 
 
 def best_of_kl(n):
@@ -120,7 +116,7 @@ def best_of_kl(n):
     return math.log(n) - (n - 1) / n
 
 
-def best_of_curve(candidates, most, has_ideal, ppo_kl):
+def best_of_curve(candidates, most, ppo_kl):
     """{n: row of the best of n} for n = 2, 4, … and `most`, and the n whose KL is nearest to PPO's.
 
     Every n uses all candidates, `most` in a row to each prompt. Of n drawn among them, the i-th
@@ -129,7 +125,7 @@ def best_of_curve(candidates, most, has_ideal, ppo_kl):
     """
     groups = [candidates[i:i + most] for i in range(0, len(candidates), most)]
     ranked = [sorted(group, key=lambda r: r.proxy, reverse=True) for group in groups]
-    by_rank = [summary(place, has_ideal) for place in zip(*ranked)]         # best first
+    by_rank = [summary(place) for place in zip(*ranked)]                    # best first
     counts = {most, *(2 ** i for i in range(1, most.bit_length()))}
     if ppo_kl <= best_of_kl(most):
         counts.add(min(range(1, most + 1), key=lambda n: abs(best_of_kl(n) - ppo_kl)))
@@ -181,10 +177,9 @@ def main(cfg):
     responses["ppo"] = responses.pop("ppo")     # last in every table
     show_samples(responses)
 
-    has_ideal = judge.ideal is not None
-    rows = {name: summary(given, has_ideal) for name, given in responses.items()}
+    rows = {name: summary(given) for name, given in responses.items()}
     rows["best_of_n"]["kl"] = best_of_kl(cfg.best_of)
-    curve = best_of_curve(candidates, cfg.best_of, has_ideal, rows["ppo"]["kl"])
+    curve = best_of_curve(candidates, cfg.best_of, rows["ppo"]["kl"])
     numbers = {"judge": judge.name, "data": cfg.data, "run": str(run), "prompts": len(prompts),
                "samples": cfg.samples, "models": rows, **compare_all(responses, judge),
                "replies": judge.replies, "best_of": curve}

@@ -157,7 +157,7 @@ def tested(actor, reference, reward_model, prompts, tokenizer, choosing):
     cfg, n = EvaluateConfig(), 8 if choosing else 1
     asked = [prompt for prompt in prompts for _ in range(cfg.samples * n)]
     responses = respond_all(actor, reference, reward_model, asked, tokenizer, Gold(), cfg, "cpu")
-    row = summary(best_of(responses, n), True)
+    row = summary(best_of(responses, n))
     return row | {"kl": best_of_kl(n)} if choosing else row
 
 # ---------- all runs

@@ -48,9 +48,9 @@ def test_the_best_of_n_is_chosen_by_the_reward_model_and_not_by_the_judge():
 
 
 def test_a_models_row_is_the_mean_over_its_answers():
-    row = summary([answer(4, proxy=1, length=2, kl=2.0), answer(1, proxy=2, length=5, kl=1.0, ended=False)], has_ideal=True)
+    row = summary([answer(4, proxy=1, length=2, kl=2.0), answer(1, proxy=2, length=5, kl=1.0, ended=False)])
     assert row == {"score": 2.5, "ideal": 0.5, "proxy": 1.5, "eos_rate": 0.5, "length": 3.5, "kl": 1.5}
-    assert summary([answer(4)], has_ideal=False)["ideal"] is None
+    assert summary([answer(None, ideal=None)])["ideal"] is None and summary([answer(None)])["score"] is None
 
 
 def test_each_answer_is_measured_as_if_it_were_alone():

@@ -534,16 +534,16 @@ def test_the_best_of_n_is_the_mean_over_all_choices_of_n_candidates():
     torch.manual_seed(0)
     candidates = [answer(" x", proxy=torch.randn(()).item(), score=torch.randn(()).item(), ideal=bool(i % 3), length=i) for i in range(24)]
     groups = [candidates[i:i + 8] for i in range(0, 24, 8)]
-    curve = best_of_curve(candidates, 8, True, ppo_kl=0.4)
+    curve = best_of_curve(candidates, 8, ppo_kl=0.4)
     assert list(curve) == [2, 3, 4, 8]                      # log 3 - 2/3 = 0.43 is the nearest
     for n, row in curve.items():
         best = [max(chosen, key=lambda a: a.proxy) for group in groups for chosen in combinations(group, n)]
-        for key, value in summary(best, True).items():
+        for key, value in summary(best).items():
             close(row[key], best_of_kl(n) if key == "kl" else value, 1e-6)
-    assert curve[8] == {**summary(best_of(candidates, 8), True), "kl": best_of_kl(8)}
-    assert list(best_of_curve(candidates, 8, True, ppo_kl=1.3)) == [2, 4, 8]        # beyond the best of 8
-    assert list(best_of_curve(candidates[:6], 6, False, ppo_kl=9)) == [2, 4, 6]
-    assert list(best_of_curve(candidates, 1, True, ppo_kl=9)) == [1]
+    assert curve[8] == {**summary(best_of(candidates, 8)), "kl": best_of_kl(8)}
+    assert list(best_of_curve(candidates, 8, ppo_kl=1.3)) == [2, 4, 8]        # beyond the best of 8
+    assert list(best_of_curve(candidates[:6], 6, ppo_kl=9)) == [2, 4, 6]
+    assert list(best_of_curve(candidates, 1, ppo_kl=9)) == [1]
 
 # ----------------------------------------------------------------------------- evaluate.py
 
