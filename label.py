@@ -3,8 +3,7 @@
     python label.py                                 the toy's SFT model, out/toy/sft
     python reward.py --data mine.jsonl --init out/toy/reward …      docs/label.md has all steps
 
-A label is a line that `reward.py --data FILE` reads: a prompt and its completions, best first, with
-a list for those that are equally good. The file is all that the next start needs to go on.
+A label is a line that `reward.py --data FILE` reads: completions, best first, a list for a tie.
 
     {"prompt": "\\n\\nHuman: …\\n\\nAssistant:", "completions": [" best", [" good", " as good"]]}
 """

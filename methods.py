@@ -1,16 +1,13 @@
-"""Six other ways than PPO from an SFT model to a better one. Lesson 7 explains them,
-notebooks/race.py races them.
+"""Six other ways than PPO from an SFT model to a better one. Lesson 7 explains and races them.
 
     from rollouts         reinforce, rloo, grpo, rejection: one update of the actor each
     from comparisons      dpo: one step on rankings
     without training      best of n, which evaluate.py has
 
-What they share with PPO is imported. None has a critic, so `make_experience` is given `no_critic`,
-and λ = 1: then returns[:, 0] of an Experience is the whole reward of each response, its score less
-β times its KL.
+None has a critic: `make_experience` is given `no_critic`, and λ = 1. Then returns[:, 0] of an
+Experience is the whole reward of each response, its score less β times its KL.
 
-Axes as in ppo.py: B responses, P prompt tokens, R response tokens. K responses to the same prompt
-stand in a row.
+Axes as in ppo.py: B responses, P and R tokens. K responses to the same prompt stand in a row.
 """
 from dataclasses import replace
 from functools import partial

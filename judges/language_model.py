@@ -84,8 +84,7 @@ class LanguageModel:
         self.file = file
         self.url = address.rstrip("/") + "/chat/completions"
         self.key = os.environ.get(KEY, "").strip()
-        self.writing = Lock()
-        self.stopped = Event()
+        self.writing, self.stopped = Lock(), Event()
         try:
             host = httpx.URL(self.url).host
         except httpx.InvalidURL:
@@ -97,6 +96,8 @@ class LanguageModel:
             raise UserError(f"--judge {address}: name a model there, with --judge_model NAME")
         if not (self.key.isascii() and self.key.isprintable()):
             raise UserError(f"{KEY} holds characters that no key has: set it again")
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        self.client = httpx.Client(timeout=TIMEOUT, headers=headers)
 
     def score(self, responses):
         return [None] * len(responses)
@@ -136,32 +137,25 @@ class LanguageModel:
     def ask_all(self, questions):
         """{question: letter, None where the reply can't be read}, from the file or the server."""
         kept = self.read_file()
-        new = [question for question in questions if self.identity(question) not in kept]
+        letters = {question: kept[key] for question in questions
+                   if (key := self.identity(question)) in kept}
+        new = [question for question in questions if question not in letters]
         size = sum(len(QUESTION) + sum(map(len, question)) for question in new)
-        print(f"\n{self.name}: {len(questions):,} questions, {len(questions) - len(new):,} of them "
-              f"answered in {self.file}; {len(new):,} calls to make, about {size // 4:,} tokens")
-        if new:
-            kept |= self.ask_server(new)
-        letters = {question: kept[self.identity(question)] for question in questions}
-        self.check(list(letters.values()))
-        return letters
-
-    def ask_server(self, questions):
-        """{identity: letter} of the questions, a few at a time."""
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        letters = {}
-        with (httpx.Client(timeout=TIMEOUT, headers=headers) as client,
-              ThreadPoolExecutor(AT_ONCE) as pool):
-            jobs = {pool.submit(self.ask, client, question): self.identity(question)
-                    for question in questions}
+        print(f"\n{self.name}: {len(questions):,} questions, {len(letters):,} of them answered in "
+              f"{self.file}; {len(new):,} calls to make, about {size // 4:,} tokens")
+        said = []
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            jobs = {pool.submit(self.ask, question): question for question in new}
             try:
-                for job in tqdm(as_completed(jobs), "judge", len(jobs), unit=" replies"):
+                for job in tqdm(as_completed(jobs), "judge", len(jobs), disable=not jobs):
                     letters[jobs[job]] = job.result()
-                    if len(letters) == 20:
-                        self.check(list(letters.values()))
+                    said.append(job.result())
+                    if len(said) == 20:
+                        self.check(said)
             finally:                    # replies that are under way are paid for, and still kept
                 self.stopped.set()
                 pool.shutdown(cancel_futures=True)
+        self.check(list(letters.values()))
         return letters
 
     def check(self, letters):
@@ -172,14 +166,14 @@ class LanguageModel:
                 f"{self.name}: {unread:,} of {len(letters):,} replies are neither A nor B, so "
                 f"there is no result. They are in {self.file}: read it, and remove it to ask again")
 
-    def ask(self, client, question):
+    def ask(self, question):
         """The letter of the server's reply, which the file has by then. Raises UserError if none
         comes, at once if it is of no use to ask again."""
         for attempt in range(TRIES):
             if attempt and self.stopped.wait(PAUSE * 2 ** (attempt - 1)):
                 break
             try:
-                got = client.post(self.url, json=self.request(question))
+                got = self.client.post(self.url, json=self.request(question))
                 status, said = got.status_code, f"status {got.status_code}"
                 if status == 200:
                     reply = got.json()["choices"][0]["message"]["content"]
