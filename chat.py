@@ -8,9 +8,9 @@ import tyro
 
 from gpt import GPT, ScalarGPT
 from support import UserError, printable
+from support.checkpoint import find_folder
 from support.command_line import check_numbers
 from support.endings import plain_endings
-from support.hub import find_folder
 from text.dialogue import HUMAN, dialogue
 from text.tokenizer import Tokenizer
 

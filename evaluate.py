@@ -13,7 +13,6 @@ agree. Other judges say more, --judge names them (docs/judges.md).
 best_of_n is what the reward model can do without further training: the SFT model responds n times,
 and the response with the highest score is taken.
 """
-import json
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from statistics import fmean as mean
 import torch
 
 import data
-from export.card import add_evaluation
+from export.card import with_evaluation
 from gpt import GPT, ScalarGPT, response_logprobs
 from judges import open_judge
 from judges.by_length import by_length
@@ -186,9 +185,11 @@ def main(cfg):
     text = report(numbers, judge, cfg.details)
     print("\n" + text)
     for stage in (*stages, "reward"):
-        add_evaluation(run / stage, cfg, text)
+        card = run / stage / "README.md"
+        if card.exists():
+            write_whole(card, with_evaluation(card.read_text(encoding="utf-8"), cfg, text))
     if cfg.json:
-        write_whole(Path(cfg.json), json.dumps(numbers, indent=2) + "\n")
+        write_whole(Path(cfg.json), numbers)
     if cfg.compare:
         print("\n" + compare(run / "logs" / "ppo"))
 

@@ -19,8 +19,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from support import UserError
-from support.checkpoint import read_shape, read_weights, write_model
-from support.hub import find_folder
+from support.checkpoint import find_folder, read_shape, read_weights, write_model
 from support.trainable import merged_state
 
 

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 
 import data
 from gpt import GPT, GPTConfig
+from support.checkpoint import find_folder
 from support.command_line import TrainingFlags, launch, start
 from support.distributed import total
-from support.hub import find_folder
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
 from support.runs import finish

@@ -10,16 +10,11 @@ docs/data.md shows the shapes. What a data set lacks is taken from what it has: 
 pairs, demonstrations from the better completions, texts from the demonstrations.
 """
 import hashlib
-import subprocess
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from support import UserError
-from text.tokenizer import FILE as TOKENIZER_FILE, Tokenizer, read_tokens
+from text.tokenizer import Tokenizer
 
-TOY = Path(__file__).parent / "toy"
-TOY_TRAINS_ON = ("text", "demonstrations", "comparisons", "prompts")
 TEST_SHARE = 0.05                   # of the prompts of a data set that has no test split of its own
 
 
@@ -41,7 +36,8 @@ class Dataset:
 def load(name):
     """(train, test) of the data set `name`, whose module alone is imported. Raises UserError."""
     if name == "toy":
-        train, test = load_toy()
+        from data import built_in
+        train, test = built_in.load()
     elif name.partition(":")[0] == "hh":
         from data import hh
         train, test = hh.load(name)
@@ -57,33 +53,12 @@ def load(name):
     return split(train, name) if test is None else (collect(train), collect(test))
 
 
-def load_toy():
-    """(training rows, test rows) of the toy."""
-    from data.jsonl import read_jsonl
-    make_toy()
-    train = [row for kind in TOY_TRAINS_ON for row in read_jsonl(TOY / f"{kind}.jsonl")]
-    return train, read_jsonl(TOY / "test.jsonl")
-
-
-def make_toy():
-    """Write the toy's files if they are not there or older than their program. It runs as a process
-    of its own, so that the judge, which lives in it, is never in a training script's memory."""
-    files = [TOY / TOKENIZER_FILE, *(TOY / f"{kind}.jsonl" for kind in (*TOY_TRAINS_ON, "test"))]
-    changed = max(path.stat().st_mtime for path in TOY.parent.glob("toy*.*"))
-    if any(not file.exists() or file.stat().st_mtime < changed for file in files):
-        made = subprocess.run([sys.executable, "-m", "data.toy"], cwd=TOY.parent.parent,
-                              capture_output=True, text=True)
-        if made.returncode:
-            why = made.stderr.strip().splitlines()[-1]
-            raise UserError(f"the toy's files could not be written to {TOY}: {why}")
-
-
 def tokenizer_for(name):
     """The tokenizer of a model that is trained from scratch on the data set `name`."""
     if name != "toy":
         return Tokenizer.gpt2()
-    make_toy()
-    return Tokenizer.words(read_tokens(TOY))
+    from data import built_in
+    return built_in.tokenizer()
 
 
 def collect(rows):

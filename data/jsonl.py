@@ -1,8 +1,5 @@
-"""People's own rows: JSON lines, gzipped or not, in TRL's shapes or HH's raw form.
-
-The rows of every data set pass `read_rows`: `plain` makes strings of messages, `shaped` checks the
-keys, `learnable` drops what teaches nothing. What is dropped is counted by its reason.
-"""
+"""People's own rows: JSON lines, gzipped or not, in TRL's shapes or HH's raw form. The rows of
+every data set pass `read_rows`."""
 import gzip
 import re
 import zlib
@@ -36,8 +33,8 @@ def load(name):
 
 
 def read_jsonl(path):
-    """Rows of a file, each {"text"}, {"prompt"}, {"prompt", "completion"} or
-    {"prompt", "completions"} (best first, no ties). Raises UserError with the line."""
+    """Rows of a file, each {"text"}, {"prompt"}, {"prompt", "completion"} or {"prompt",
+    "completions"} (best first, no ties). Raises UserError with the line."""
     return read_rows(path, objects(path))
 
 
@@ -55,8 +52,9 @@ def objects(path):
 
 
 def read_rows(name, pairs):
-    """Rows as of `read_jsonl` from pairs (where, object): those that something can be learned from.
-    Prints how many rows of `name` are odd, by kind. Raises UserError if none is usable."""
+    """Rows as of `read_jsonl` from pairs (where, object): `plain` makes strings of messages,
+    `shaped` checks the keys, `learnable` drops what teaches nothing. Prints how many rows of `name`
+    are odd, by kind. Raises UserError if none is usable."""
     read, used, rows, odd = 0, 0, [], Counter()
     for where, row in pairs:
         read += 1
@@ -88,8 +86,7 @@ def shaped(row, where):
             strings = sum(places(row[key]), []) if isinstance(row[key], list) else [None]
         if not all(isinstance(string, str) for string in strings):
             raise UserError(f'{where}: "{key}" must be {kind}')
-        letters = "".join(strings)
-        if not letters.isascii() and any("\ud800" <= letter <= "\udfff" for letter in letters):
+        if re.search("[\ud800-\udfff]", "".join(strings)):
             raise UserError(f'{where}: "{key}" has one half of a character, such as \\ud83d; '
                             "write all of it or none")
     return {key: row[key] for key in keys}
@@ -103,7 +100,7 @@ def learnable(row, where, odd):
         raise Dropped("empty")
     return [row]
 
-# ----------------------------------------------------------------------------- comparisons
+# ---------- comparisons
 
 def split_dialogues(row, where, odd):
     """HH's raw form as a pair with a prompt: two dialogues that should differ in the last turn.

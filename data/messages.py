@@ -6,7 +6,7 @@
     {"prompt": […]}
 
 Each list holds messages {"role", "content"}. A dialogue here has turns of user and assistant, in
-turn, and no others. Any other row teaches what these models have no words for, and is dropped.
+turn; other rows teach what these models have no words for, and are dropped.
 """
 from support import UserError
 from text.dialogue import ASSISTANT, HUMAN
@@ -20,7 +20,7 @@ class Dropped(Exception):
 
 
 def plain(row, where):
-    """The row in a plain shape; as it is, if it has no conversation. Raises Dropped if it has no
+    """The row in a plain shape, or as it is without a conversation. Raises Dropped if it has no
     place here, UserError if a message is malformed."""
     said = {key: turns(row[key], key, where)
             for key in CONVERSATIONAL if isinstance(row.get(key), list)}

@@ -27,7 +27,7 @@ SEED = 0                # of the world, not of the training: every run reads the
 N_TEXTS, N_DEMONSTRATIONS, N_RANKINGS, N_TEST_PAIRS = 15_000, 10_000, 20_000, 1_000
 K = 4                   # answers in a ranking
 
-# ----------------------------------------------------------------------------- people
+# ---------- people
 
 # How often each kind of person writes, and how often each is right. Few are both right and kind.
 # Some overdo it: a reward model that never saw two kindnesses often prefers them to one.
@@ -129,7 +129,7 @@ def noiseless_pair(prompt, rng):
     chosen, rejected = sorted((a, b), key=lambda text: -judge(prompt, text))
     return {"prompt": prompt, "chosen": " " + chosen, "rejected": " " + rejected}
 
-# ----------------------------------------------------------------------------- files
+# ---------- files
 
 def split(rng):
     """The prompts of training and of test: of every fact, one phrasing is kept for the test."""

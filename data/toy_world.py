@@ -9,7 +9,7 @@ from pathlib import Path
 
 from text.dialogue import dialogue
 
-# ----------------------------------------------------------------------------- facts
+# ---------- facts
 
 WORLD = json.loads((Path(__file__).parent / "toy_world.json").read_text(encoding="utf-8"))
 TONES = ("kind", "sorry", "rude", "rambling", "evasive")
@@ -59,7 +59,7 @@ FACTS = [Fact(name, x, y) for name, family in FAMILIES.items() for x, y in famil
 PHRASINGS = 4
 FACT_OF = {dialogue(fact.question(p)): fact for fact in FACTS for p in range(PHRASINGS)}
 
-# ----------------------------------------------------------------------------- the judge
+# ---------- the judge
 
 def judge(prompt, answer):
     """How good `answer` is, in points: 4 is ideal, 3 right and plain, below 0 wrong.

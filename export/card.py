@@ -3,9 +3,6 @@ well it does."""
 import shlex
 from dataclasses import fields
 
-from support.files import write_whole
-from text.dialogue import ASSISTANT, HUMAN
-
 WHAT = {"base": "A language model that has read pages, and continues them.",
         "sft": "An assistant that learned from demonstrations (supervised fine-tuning).",
         "reward": "A reward model: it scores the response that ends a dialogue, and was trained on "
@@ -14,18 +11,19 @@ WHAT = {"base": "A language model that has read pages, and continues them.",
                "fine-tuning.",
         "critic": "The critic of a PPO run: it predicts the reward to come at every token of a "
                   "response."}
-READ = {True: '''\
+SCORER = '''\
 The score of a dialogue is the one logit of `AutoModelForSequenceClassification`. It means something
 only for a response that has ended: append `tokenizer.eos_token_id` to the ids. Minus `reward_mean`
 and divided by `reward_std`, both in config.json, the scores of the SFT model's responses have mean
 0 and standard deviation 1.
-''', False: '''\
+'''
+ASSISTANT = '''\
 ```
 from transformers import pipeline
 assistant = pipeline("text-generation", "FOLDER OR NAME OF THIS MODEL")
 print(assistant([{"role": "user", "content": "What sound does an owl make?"}]))
 ```
-'''}
+'''
 EVALUATION = "\n## Evaluation\n"
 
 
@@ -36,18 +34,19 @@ def command(cfg, script):
     return " ".join([f"python {script}.py", *flags])
 
 
-def write_card(folder, cfg):
-    """Write the README.md of the stage that `folder` is named after, made with the flags `cfg`."""
-    stage, scorer = folder.name, folder.name in ("reward", "critic")
+def card(run, stage, cfg, frame):
+    """The card of a run's stage, made with the flags `cfg`. `frame` is what begins the turns of a
+    dialogue, the human's and the assistant's."""
     script = {"base": "sft", "critic": "ppo"}.get(stage, stage)
-    task = "text-classification" if scorer else "text-generation"
-    write_whole(folder / "README.md", f"""\
+    dialogue = "".join(f"{turn} …" for turn in frame)
+    scorer = stage in ("reward", "critic")
+    return f"""\
 ---
 library_name: transformers
-pipeline_tag: {task}
+pipeline_tag: {"text-classification" if scorer else "text-generation"}
 tags: [gpt2, rlhf, {stage}]
 ---
-# {folder.resolve().parent.name}/{stage}
+# {run}/{stage}
 
 {WHAT[stage]}
 
@@ -56,16 +55,13 @@ tags: [gpt2, rlhf, {stage}]
 - seed: {cfg.seed}
 - command: `{command(cfg, script)}`
 
-A dialogue is `{f'{HUMAN} …{ASSISTANT} …'!r}`, which the chat template writes; `<|endoftext|>` ends
+A dialogue is `{dialogue!r}`, which the chat template writes; `<|endoftext|>` ends
 a response.
 
-{READ[scorer]}""")
+{SCORER if scorer else ASSISTANT}"""
 
 
-def add_evaluation(folder, cfg, table):
-    """Put the table that evaluate.py has printed at the end of a card, in place of an earlier."""
-    card = folder / "README.md"
-    if card.exists():
-        before = card.read_text(encoding="utf-8").partition(EVALUATION)[0]
-        made = f"`{command(cfg, 'evaluate')}`\n```\n{table}\n```\n"
-        write_whole(card, f"{before}{EVALUATION}\n{made}")
+def with_evaluation(card, cfg, table):
+    """A card with the table that evaluate.py has printed at its end, in place of an earlier one."""
+    before, command_line = card.partition(EVALUATION)[0], command(cfg, "evaluate")
+    return f"{before}{EVALUATION}\n`{command_line}`\n```\n{table}\n```\n"

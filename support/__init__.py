@@ -1,5 +1,4 @@
-"""What every stage needs and none is about, one subject a file. Nothing here imports a stage, data
-or text; card.py of `export` is written when a stage is finished."""
+"""What every stage needs and none is about, one subject a file."""
 
 
 class UserError(Exception):
@@ -7,8 +6,7 @@ class UserError(Exception):
 
 
 def printable(text):
-    """The text with each character that no terminal should get, such as an escape or half an
-    emoji, spelled out."""
+    """The text with what no terminal should get, an escape or half an emoji, spelled out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -1,8 +1,5 @@
-"""Model folders as `transformers` writes and reads them: config.json and model.safetensors.
-
-Weights are a dict of tensors here, a shape is a dict of a config's fields, and gpt.py makes models
-of them. In memory matrices are (out, in), as nn.Linear has them; in GPT-2's files (in, out).
-"""
+"""Model folders as `transformers` has them: config.json and model.safetensors. Here weights are a
+dict of tensors and a shape is a dict of a config's fields; gpt.py makes models of them."""
 import json
 import math
 from pathlib import Path
@@ -24,10 +21,19 @@ GPT2 = {
     "add_cross_attention": [False],
     "tie_word_embeddings": [True],
 }
-# key -> (the number that a missing key means, the smallest, the largest that is no mistake)
-NUMBERS = {"vocab_size": (50257, 1, 10_000_000), "n_positions": (1024, 1, 1_000_000),
-           "n_layer": (12, 1, 1000), "n_head": (12, 1, 100_000), "n_embd": (768, 1, 100_000),
-           "eos_token_id": (50256, 0, 10_000_000)}
+# key -> (the smallest number that makes sense, the largest)
+NUMBERS = {"vocab_size": (1, 10_000_000), "n_positions": (1, 1_000_000), "n_layer": (1, 1000),
+           "n_head": (1, 100_000), "n_embd": (1, 100_000), "eos_token_id": (0, 10_000_000)}
+HUB = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")      # OpenAI's, 124 million to 1.6 billion
+
+
+def find_folder(name):
+    """The folder called `name`, or that of one of OpenAI's GPT-2s, downloaded if need be."""
+    if name in HUB and not Path(name).is_dir():
+        from support.hub import from_hub
+        files = ["config.json", "model*.safetensors*"]
+        return from_hub(f"openai-community/{name}", files, also=["vocab.json"])
+    return Path(name)
 
 # ---------- config.json
 
@@ -37,8 +43,8 @@ def read_config(folder):
     if not file.exists():
         raise UserError(f"{folder}: no model here, there is no {file}")
     config = read_json(file)
-    for key, (default, least, most) in NUMBERS.items():
-        value = config.get(key, default)
+    for key, (least, most) in NUMBERS.items():
+        value = config.get(key, least)
         if type(value) is not int or not least <= value <= most:
             raise UserError(f"{file}: {key} is {in_json(value)}, and must be a whole number from "
                             f"{least} to {most:,}")
@@ -55,8 +61,8 @@ def in_json(value):
 
 
 def read_shape(folder, fields):
-    """What a folder's config.json says of a config's `fields`, by name. Raises UserError if it is
-    not GPT-2's."""
+    """What a folder's config.json says of a config's `fields`, by name. Raises UserError if that is
+    no GPT-2."""
     stored = read_config(folder)
     for key, right in {**GPT2, "n_inner": [None, 4 * stored.get("n_embd", 768)]}.items():
         if stored.get(key, right[0]) not in right:
@@ -74,38 +80,12 @@ def is_scorer(config):
     """Whether a config.json is that of a reward model or critic."""
     return config.get("architectures") == ["GPT2ForSequenceClassification"]
 
-
-def config_json(shape, tokenizer):
-    """The config.json of a model of this shape (a dict of GPTConfig's or ScalarConfig's fields)."""
-    shape = {**shape, "n_positions": shape["block_size"], "bos_token_id": shape["eos_token_id"]}
-    eos, eos_is_pad = shape["eos_token_id"], shape.pop("eos_is_pad", None)
-    del shape["block_size"]
-    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"],
-              "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
-              "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, **shape}
-    if tokenizer:
-        config.update(tokenizer_name=tokenizer.name, tokenizer_fingerprint=tokenizer.fingerprint)
-    if eos_is_pad is not None:          # a reward model or critic
-        # transformers reads the score at the last token that is not its pad id, and a text ends
-        # with <|endoftext|>: so the pad id is another one, that no scored text ends with.
-        config.update(architectures=["GPT2ForSequenceClassification"], id2label={"0": "reward"},
-                      label2id={"reward": 0}, pad_token_id=eos if eos_is_pad else 0)
-    return config
-
-
-def generation_json(config):
-    """The generation_config.json: how `transformers` responds unless it is told otherwise. Half of
-    the positions are for the response, as in chat.py."""
-    eos = config["eos_token_id"]
-    return {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos, "do_sample": False,
-            "max_new_tokens": config["n_positions"] // 2}
-
 # ---------- weights
 
 def read_weights(folder, expected, new_head=False):
-    """The tensors of a folder by their names in gpt.py. `expected` has the right names and shapes;
-    with `new_head` the scalar head may be missing, and is random then. Raises UserError if a tensor
-    is missing, left over, of another shape or not finite."""
+    """The tensors of a folder by gpt.py's names. `expected` has the right names and shapes; with
+    `new_head` a missing scalar head is random. Raises UserError if a tensor is missing, left over,
+    of another shape or not finite."""
     tensors = plain_names(read_tensors(folder), folder)
     if new_head:
         channels = expected["score.weight"].shape[1]
@@ -159,9 +139,8 @@ def listed_files(index):
 
 
 def plain_names(tensors, folder):
-    """Tensors under gpt.py's names and orientation: `transformer.` added where a bare GPT2Model was
-    saved, and two things dropped that old files carry: each block's causal mask, and the tied head
-    a second time."""
+    """Tensors under gpt.py's names and orientation: `transformer.` is added where a bare GPT2Model
+    was saved; each block's causal mask and the tied head, which some files have, are dropped."""
     named = {}
     for name, tensor in tensors.items():
         if not name.startswith(("transformer.", "score.", "lm_head.")):
@@ -183,14 +162,14 @@ def transposed(name, tensor):
 
 def write_model(folder, tensors, shape, tokenizer):
     """Write model.safetensors, config.json and the tokenizer, if there is one."""
+    from export.config_json import config_json, generation_json     # only who saves needs it
     tensors = {name: transposed(name, tensor).contiguous() for name, tensor in tensors.items()}
     write_whole(folder / "model.safetensors",
                 lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     config = config_json(shape, tokenizer)
     if not is_scorer(config):
-        generation = json.dumps(generation_json(config), indent=2)
-        write_whole(folder / "generation_config.json", generation + "\n")
+        write_whole(folder / "generation_config.json", generation_json(config))
     if tokenizer:
         tokenizer.save(folder, config)
     # The config comes last: a folder that has one is a whole model.
-    write_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_whole(folder / "config.json", config)

@@ -1,6 +1,4 @@
 """From the command line to a running stage: flags, presets, limits, device."""
-import math
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +40,7 @@ AT_LEAST = {"batch_size": 1, "epochs": 1, "minibatches": 1, "max_new_tokens": 1,
             "tries": 1, "n_layer": 1, "n_head": 1, "n_embd": 1, "block_size": 2, "sample_every": 1,
             "missing_eos_score": -10 ** 9}
 AT_MOST = {"seed": 2 ** 63 - 1, "gamma": 1, "lam": 1, "samples": 10_000, "best_of": 10_000,
-           "epochs": 1000, "answers": 4, "n_layer": 1000, "n_embd": 100_000,
-           "block_size": 1_000_000}
+           "epochs": 1000, "answers": 4, "n_layer": 1000, "n_embd": 20_000, "block_size": 10 ** 6}
 ABOVE_0 = ("temperature", "clip", "value_clip", "kl_horizon")
 WIDTHS = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
 
@@ -51,8 +48,8 @@ PRESETS = Path(__file__).parent / "presets.json"    # stage -> model -> flags; d
 
 
 def launch(main, Config, stage):
-    """Run `main` with what the command line says, as a Config. Exit codes are those of
-    `plain_endings`, and 2 after a wrong flag."""
+    """Run `main` with the Config of the command line. Exit codes are those of `plain_endings`, and
+    2 after a wrong flag."""
     with plain_endings():
         cfg = tyro.cli(Config)
         take_preset(cfg, read_json(PRESETS)[stage])
@@ -60,8 +57,8 @@ def launch(main, Config, stage):
 
 
 def take_preset(cfg, presets):
-    """Put the preset that --preset names, or that fits the model, in place of the defaults. What
-    the command line says stays."""
+    """Put the preset that --preset names, or that fits the model, in place of the defaults; not of
+    what the command line says."""
     cfg.preset = cfg.preset or preset_of(cfg)
     if not cfg.preset:
         return
@@ -88,7 +85,7 @@ def preset_of(cfg):
 
 def start(cfg, *stages):
     """Check the flags, seed the generator. Returns the run's folder, the device, whether to use
-    bf16. `stages` are the folders that the script fills, in order."""
+    bf16. `stages` are the folders that the script fills."""
     check_numbers(cfg)
     check_run(cfg, stages)
     torch.manual_seed(cfg.seed)
@@ -96,8 +93,8 @@ def start(cfg, *stages):
         device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {cfg.device}: this machine can't use it ({reason(error)})"
-                        ) from error
+        said = f"--device {cfg.device}: this machine can't use it ({reason(error)})"
+        raise UserError(said) from error
     gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     precision = cfg.precision or ("bf16" if gpu else "fp32")
     if precision not in ("fp32", "bf16"):
@@ -110,22 +107,11 @@ def start(cfg, *stages):
 def check_numbers(cfg):
     """Refuse a flag whose number makes no sense."""
     for name, value in vars(cfg).items():
-        if type(value) not in (int, float):
-            continue
-        if not math.isfinite(value):
-            raise UserError(f"--{name} {value}: must be a finite number")
-        if name in ABOVE_0 and value <= 0:
-            raise UserError(f"--{name} {value}: must be above 0")
-        if value < (least := AT_LEAST.get(name, 0)):
-            raise UserError(f"--{name} {value}: must be at least {least}")
-        if value > (most := AT_MOST.get(name, 10 ** 9)):
-            raise UserError(f"--{name} {value}: must be at most {most:,}")
+        if type(value) in (int, float):
+            least, most = AT_LEAST.get(name, 0), AT_MOST.get(name, 10 ** 9)
+            if not least <= value <= most or name in ABOVE_0 and value == 0:    # or NaN
+                low = "above 0" if name in ABOVE_0 else f"at least {least}"
+                raise UserError(f"--{name} {value}: must be {low} and at most {most:,}")
     if "minibatches" in vars(cfg) and cfg.minibatches > cfg.batch_size:
         raise UserError(f"--minibatches {cfg.minibatches}: must be at most --batch_size, which is "
                         f"{cfg.batch_size}")
-    if getattr(cfg, "init", "") == "scratch" and hasattr(os, "sysconf"):    # Windows has none
-        weights = cfg.n_embd * (12 * cfg.n_layer * cfg.n_embd + cfg.block_size)
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if 4 * weights > memory:
-            raise UserError(f"--n_layer, --n_embd, --block_size: a model of {weights:.1e} weights "
-                            f"is too large for this machine's {memory / 2 ** 30:.0f} GiB")

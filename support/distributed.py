@@ -25,8 +25,8 @@ def world_size():
 
 
 def join(device, cfg):
-    """Join the other processes that torchrun has started. Returns this process's device. Raises
-    UserError if a batch cannot be divided evenly among them."""
+    """Join the processes that torchrun has started. Returns this process's device. Raises UserError
+    if a batch cannot be divided evenly among them."""
     if "WORLD_SIZE" not in os.environ:
         return device
     if device.type == "cuda":
@@ -44,7 +44,7 @@ def join(device, cfg):
 
 
 def own_rows(batch):
-    """This process's rows of a batch: a list, a tensor (B, …), or an Experience (ppo.py)."""
+    """This process's rows of a list, a tensor (B, …) or an Experience (ppo.py)."""
     return batch[rank()::world_size()]
 
 

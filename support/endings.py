@@ -16,14 +16,13 @@ class Stopped(KeyboardInterrupt):
     """A signal has ended the program: (its number, what to say)."""
 
 
-def stop_at_once(number, frame):
-    raise Stopped(number, AT_ONCE)
-
-
 @contextmanager
 def plain_endings():
     """Exit code 1 after a mistake of the user or a failure of the machine, 130 after Ctrl-C, 143
     after SIGTERM. An error of this code keeps its traceback."""
+    def stop_at_once(number, frame):
+        raise Stopped(number, AT_ONCE)
+
     handler = signal.signal(signal.SIGTERM, stop_at_once)
     sys.stdout.reconfigure(errors="backslashreplace")   # what a terminal can't show ends no run
     try:
@@ -38,8 +37,8 @@ def plain_endings():
         give_up(f"{file}: {reason(error)}; whatever was saved before is whole")
     except (MemoryError, RuntimeError) as error:
         if "device-side assert" in str(error):          # a GPU was to sample from NaN
-            give_up("the model gives tokens probabilities that are not finite, so its training has "
-                    "failed: start again with lower learning rates")
+            give_up("the model's probabilities are not finite, so its training has failed: start "
+                    "again with lower learning rates")
         if not (isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error))):
             raise
         give_up(f"out of memory ({reason(error)}): lower --micro_batch_size, which changes no "

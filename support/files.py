@@ -12,12 +12,13 @@ from support.distributed import rank
 
 
 def write_whole(path, content):
-    """Write a file under a temporary name and move it into place. No reader ever sees half of it,
-    and whatever ends the program or the machine, the file is the old one or the new one. `content`
-    is text, or a function that is given the path to write. Of several processes only the first one
-    writes."""
+    """Write a file under a temporary name and move it into place: whatever ends the program or the
+    machine, the file is the old one or the new one. `content` is text, a dict for JSON, or a
+    function that writes to the path it is given. Of several processes only the first one writes."""
     if rank() > 0:
         return
+    if isinstance(content, dict):
+        content = json.dumps(content, indent=2) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     # A killed program may leave this behind: the next one that writes the file overwrites it.
     temporary = path.parent / f".{path.name}.partial"
@@ -57,8 +58,7 @@ def read_text(file):
 
 
 def parse_json(text, where):
-    """The object in a JSON text. Raises UserError, which begins with `where`, if it is anything
-    else."""
+    """The object in a JSON text that stands at `where`. Raises UserError if it is anything else."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:

@@ -4,16 +4,6 @@ from pathlib import Path
 
 from support import UserError, reason
 
-HUB = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")      # OpenAI's, 124 million to 1.6 billion
-
-
-def find_folder(name):
-    """The folder called `name`, or that of one of OpenAI's GPT-2s, downloaded if need be."""
-    if name in HUB and not Path(name).is_dir():
-        files = ["config.json", "model*.safetensors*"]
-        return from_hub(f"openai-community/{name}", files, also=["vocab.json"])
-    return Path(name)
-
 
 def from_hub(repo, files, kind="model", also=()):
     """The cached folder with `files` (glob patterns) of a repository, downloaded with a progress

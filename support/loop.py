@@ -6,10 +6,9 @@
         loop.log(metrics, show=["loss"], batch=batch)
     loop.close()
 
-The loop itself is a generator of its script: it knows nothing of this file, and anybody can
-consume it. `folder` is that of the stage. `resume.pt` in it holds all that is needed to go on as
-if the run had never stopped. It is written every so often, after the last step, and when Ctrl-C or
-a scheduler's SIGTERM asks the run to stop.
+The training loop is a generator of its script: it knows nothing of this file, and anybody can
+consume it. `resume.pt` in the stage's folder holds all that is needed to go on as if the run had
+never stopped.
 """
 import math
 import os
@@ -35,7 +34,7 @@ class Loop:
         is the number of steps that are done."""
         self.folder, self.steps, self.cfg, self.rows = folder, steps, cfg, rows
         self.tokenizer, self.state, self.parts = tokenizer, state, parts
-        self.path, self.signal, self.handlers, self.saved = folder / "resume.pt", None, {}, 0.0
+        self.path, self.signal = folder / "resume.pt", None
 
     def start(self):
         """With --resume, restore parts, state and random generators from the last save. Otherwise
@@ -49,8 +48,8 @@ class Loop:
         self.open()
 
     def run(self, updates):
-        """Pass on what the generator `updates` yields after each step. Saves when it is due, and
-        stops when a signal asks for it: raises Stopped once the step is done and saved."""
+        """Pass on what the generator `updates` yields after each step. Save every so often, after
+        the last step, and when Ctrl-C or SIGTERM asks to stop: then raise Stopped."""
         there = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self.handlers = {number: old for number, old in there.items() if old != signal.SIG_IGN}
         try:
@@ -71,8 +70,7 @@ class Loop:
             self.give_signals_back()
 
     def stop_after_this_step(self, number, frame):
-        """The first signal asks the run to stop; the next one stops the program at once, as it
-        does elsewhere."""
+        """At the first signal. The next one stops the program at once, as it does elsewhere."""
         self.signal = number
         self.give_signals_back()
         os.write(2, b"\nstopping after this step; once more stops at once, without a save\n")
@@ -84,7 +82,7 @@ class Loop:
     # ---------- the screen and TensorBoard
 
     def open(self):
-        """One progress bar and one folder of TensorBoard's, of the first process."""
+        """The first process's progress bar and TensorBoard folder."""
         if rank() > 0:
             self.writer = self.bar = Silence()
             return
@@ -95,12 +93,16 @@ class Loop:
         self.bar = tqdm(total=self.steps, initial=done, desc=self.folder.name, dynamic_ncols=True)
 
     def log(self, metrics, show=(), batch=None):
-        """Log a dict of numbers at this step; those named in `show` also stand on
-        the progress bar. Raises UserError if a loss or a gradient is not finite, after it has
-        written `batch` as text: nested lists of token ids, or padded `ids` with their `mask`."""
+        """Log a dict of numbers at this step, those named in `show` on the progress bar, too.
+        Raises UserError if a loss or a gradient is not finite, and then leaves `batch` as text: it
+        is nested lists of token ids, or padded `ids` with their `mask`."""
         for name, value in metrics.items():
             if not math.isfinite(value) and ("loss" in name or "gradient" in name):
-                raise UserError(write_batch(self, name, value, batch))
+                file = self.folder / "not_finite.json"
+                write_batch(file, batch, self.tokenizer)
+                raise UserError(f"{name} is {value} at step {self.step}: the step was not taken, "
+                                f"its batch is in {file}. Look for odd rows there, then start "
+                                "again with lower learning rates")
             self.writer.add_scalar(name, value, self.step)
         shown = {name.split("/")[-1]: f"{metrics[name]:.3g}" for name in show}
         self.bar.set_postfix(shown, refresh=False)
@@ -149,6 +151,5 @@ class Loop:
 
 class Silence:
     """Progress bar and writer of all processes but the first."""
-
     def __getattr__(self, name):
         return lambda *given, **named: None

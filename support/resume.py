@@ -1,5 +1,5 @@
-"""What a run must have in common with the checkpoint that it goes on from, and what it leaves when
-it can't go on."""
+"""What a run must have in common with the save that it goes on from, and what it leaves when it
+can't go on."""
 import hashlib
 import json
 
@@ -17,27 +17,26 @@ MAY_CHANGE = {"data", "run", "init", "reward_model", "preset", "resume", "steps"
 def identity(cfg, rows, parts):
     """What makes a run this run, as a dict of name -> value: its flags, and fingerprints of rows
     and first weights."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(repr(row).encode())
     same = {f"--{name}": value for name, value in vars(cfg).items() if name not in MAY_CHANGE}
-    same["the rows of --data"] = digest.hexdigest()[:16]
+    same["the rows of --data"] = fingerprint(rows)
     for name, part in parts.items():
-        if isinstance(part, torch.nn.Module):
-            same[f"the first weights of the {name}"] = fingerprint(part)
+        if isinstance(part, torch.nn.Module):       # LoRA's adapters are random at first
+            sums = [weights.detach().view(torch.int32).sum().item()
+                    for key, weights in part.named_parameters() if ".lora_" not in key]
+            same[f"the first weights of the {name}"] = fingerprint(sums)
     return same
 
 
-def fingerprint(model):
-    """A word that changes with any of a model's weights; LoRA adapters, random at first, are left
-    out."""
-    sums = [parameter.detach().view(torch.int32).sum().item()
-            for name, parameter in model.named_parameters() if ".lora_" not in name]
-    return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
+def fingerprint(values):
+    """A word that changes with any of the values."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(repr(value).encode())
+    return digest.hexdigest()[:16]
 
 
 def read_checkpoint(path):
-    """The dict in a resume.pt. Programs hidden in it are not executed. Raises UserError if it is
+    """The dict in a resume.pt; programs hidden in it are not executed. Raises UserError if it is
     damaged."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -62,16 +61,12 @@ def check_same_run(path, saved, now, steps):
                         "asked for")
 
 
-def write_batch(loop, name, value, batch):
-    """Write the batch of a step that went wrong beside the last save. Returns the sentence that
-    says so."""
-    file = loop.folder / "not_finite.json"
+def write_batch(file, batch, tokenizer):
+    """Write a batch as text: nested lists of token ids, or padded `ids` with their `mask`."""
     if hasattr(batch, "mask"):
         batch = [row[real].tolist() for row, real in zip(batch.ids, batch.mask)]
-    text = json.dumps(as_text(batch, loop.tokenizer), indent=1, ensure_ascii=False)
+    text = json.dumps(as_text(batch, tokenizer), indent=1, ensure_ascii=False)
     write_whole(file, text + "\n")
-    return (f"{name} is {value} at step {loop.step}: the step was not taken, its batch is in "
-            f"{file}. Look for odd rows there, then start again with lower learning rates")
 
 
 def as_text(ids, tokenizer):

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from support import UserError
-from support.hub import find_folder
+from support.checkpoint import find_folder
+from support.files import write_whole
 
 
 def run_folder(cfg):
@@ -20,18 +21,21 @@ def run_folder(cfg):
 
 
 def check_run(cfg, stages):
-    """Find out before the work, and not after it, that it could not be saved, or that there is
-    nothing to resume. `stages` are the folders that a script fills, in order."""
+    """Find out before the work that it could not be saved, or that there is nothing to resume.
+    `stages` are the folders that a script fills, in order."""
     run, file = run_folder(cfg), getattr(cfg, "json", "")
     if file:
         check_writable(Path(file).parent)
         if Path(file).is_dir():
             raise UserError(f"--json {file}: a folder; give the name of a file in it")
-    if stages:
-        for name in (*stages, "logs"):
-            check_writable(run / name)
-        if cfg.resume:
-            check_resume(run, stages)
+    for name in (*stages, "logs") if stages else ():
+        check_writable(run / name)
+    if stages and cfg.resume and not any((run / name / "resume.pt").exists() for name in stages):
+        begun, finished = ((run / stages[i] / "config.json").exists() for i in (0, -1))
+        if finished or not begun:
+            there = "is finished" if finished else "has no resume.pt"
+            raise UserError(f"--resume: {run / stages[-1]} {there}, so there is nothing to go on "
+                            "with; start without --resume")
 
 
 def check_writable(folder):
@@ -42,17 +46,6 @@ def check_writable(folder):
                         "another --run")
     if not os.access(there, os.W_OK):
         raise UserError(f"{there} can't be written to: change who may, or give another --run")
-
-
-def check_resume(run, stages):
-    """Raises UserError if there is nothing to go on with."""
-    if any((run / stage / "resume.pt").exists() for stage in stages):
-        return
-    finished = [stage for stage in stages if (run / stage / "config.json").exists()]
-    if not finished or finished[-1] == stages[-1]:
-        there = "is finished" if finished else "has no resume.pt"
-        raise UserError(f"--resume: {run / stages[-1]} {there}, so there is nothing to go on with; "
-                        "start without --resume")
 
 
 def find_model(run, stage, name=""):
@@ -83,8 +76,9 @@ def set_aside(folder):
 
 def finish(model, tokenizer, folder, cfg):
     """Save a stage's model and its card. What was needed to resume the stage is needed no more."""
-    from export.card import write_card      # only a finished stage has one
+    from export.card import card            # only a finished stage has one
     model.save_pretrained(folder, tokenizer)
-    write_card(folder, cfg)
+    run = folder.resolve().parent.name
+    write_whole(folder / "README.md", card(run, folder.name, cfg, tokenizer.frame))
     (folder / "resume.pt").unlink(missing_ok=True)
     print(f"saved {folder}")

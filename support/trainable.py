@@ -31,8 +31,7 @@ class LoRA(nn.Linear):
 
 def set_trainable(model, train):
     """Freeze all weights of `model` but those that `train` names: "all"; "last:N" blocks and the
-    final LayerNorm; "lora:R", adapters of rank R on every matrix of the blocks. A scalar head is
-    always trained. Raises UserError."""
+    final LayerNorm; "lora:R", adapters of rank R on all the blocks' matrices. Raises UserError."""
     kind, number = parse_train(train, model.config.n_layer)
     if kind == "all":
         return
@@ -47,7 +46,7 @@ def set_trainable(model, train):
             block.mlp.c_fc = LoRA(block.mlp.c_fc, number)
             block.mlp.c_proj = LoRA(block.mlp.c_proj, number)
     if hasattr(model, "score"):
-        model.score.requires_grad_(True)    # it starts at random, and a random head would stay one
+        model.score.requires_grad_(True)    # always: it may start at random
 
 
 def parse_train(train, n_layer):

@@ -19,11 +19,13 @@ import reward
 import sft
 from text import tokenizer as tokenizer_module
 from text.batches import pad
+from data import built_in
 from data.jsonl import read_jsonl
-from text.tokenizer import CHARACTER, Tokenizer, read_tokens
+from export.tokenizer_json import CHARACTER
+from text.tokenizer import Tokenizer, read_tokens
 from gpt import GPT, ScalarGPT
 from support import UserError
-from export.card import add_evaluation, command
+from export.card import command, with_evaluation
 from support.runs import finish
 from tiny import ROWS, close, model, words
 
@@ -95,7 +97,7 @@ def test_every_text_has_our_ids(made):
     tokenizer, run = made
     read = AutoTokenizer.from_pretrained(run / "ppo")
     texts = [*strings(10_000), *TEXT, "", "<|endoftext|>", "a<|endoftext|>b"]
-    texts += [row["text"] for row in read_jsonl(data.TOY / "text.jsonl")[:500]] if data.TOY.exists() else []
+    texts += [row["text"] for row in read_jsonl(built_in.FOLDER / "text.jsonl")[:500]] if built_in.FOLDER.exists() else []
     assert read(texts)["input_ids"] == [tokenizer.encode(text) for text in texts]
 
 
@@ -249,7 +251,7 @@ def test_another_vocabulary_is_refused(hub_gpt2, content, message):
         with pytest.raises(UserError, match=message):
             Tokenizer.load(hub_gpt2)
     (hub_gpt2 / "tokenizer.json").write_text('{"model": [1]}')
-    with pytest.raises(UserError, match="tokenizer.json: not a vocabulary"):
+    with pytest.raises(UserError, match="tokenizer.json is damaged or not a vocabulary"):
         Tokenizer.load(hub_gpt2)
 
 
@@ -287,7 +289,5 @@ def test_a_card_says_what_the_hub_shows_and_ends_with_the_last_evaluation(made, 
     for line in (f"- stage: {stage}", "- data: toy", "- seed: 0"):
         assert line in card.splitlines()
     cfg = evaluate.Config(json="numbers.json")
-    add_evaluation(folder, cfg, "old")
-    add_evaluation(folder, cfg, "  score\nppo vs sft")
-    added = (folder / "README.md").read_text()
+    added = with_evaluation(with_evaluation(card, cfg, "old"), cfg, "  score\nppo vs sft")
     assert added == card + "\n## Evaluation\n\n`python evaluate.py --json numbers.json`\n```\n  score\nppo vs sft\n```\n"

@@ -11,7 +11,7 @@ FOLDERS = ("data", "text", "support", "export", "judges", "experiments", "notebo
 FILES = sorted(path.relative_to(ROOT) for folder in (".", *FOLDERS) for path in (ROOT / folder).glob("*.py"))
 STAGES = {"gpt", "data", "text", "support", "export"}
 # What each room may import of the project, besides its own files.
-BELOW = {"support": {"export"}, "text": {"support", "export"}, "export": {"support", "text"}, "data": {"text", "support"},
+BELOW = {"support": {"export"}, "text": {"support", "export"}, "export": set(), "data": {"text", "support"},
          "gpt": {"support"}, "checks": {"support"}, "sft": STAGES, "reward": STAGES, "ppo": {*STAGES, "checks"},
          "methods": {"gpt", "sft", "reward", "ppo", "text", "support"}, "chat": STAGES, "label": STAGES,
          "judges": STAGES, "evaluate": {*STAGES, "judges"}}

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from data.jsonl import read_jsonl
 from support import UserError
-from support.checkpoint import config_json
+from export.config_json import config_json
 from tiny import words
 
 U, A = "\n\nHuman: ", "\n\nAssistant:"

@@ -170,8 +170,8 @@ def test_files_are_written_as_rows_that_the_door_reads(monkeypatch, tmp_path):
     for name in ("N_TEXTS", "N_DEMONSTRATIONS", "N_RANKINGS", "N_TEST_PAIRS"):
         monkeypatch.setattr(toy, name, 20)
     toy.write(tmp_path)
-    monkeypatch.setattr("data.TOY", tmp_path)
-    monkeypatch.setattr("data.make_toy", lambda: None)
+    monkeypatch.setattr("data.built_in.FOLDER", tmp_path)
+    monkeypatch.setattr("data.built_in.make", lambda: None)
     import data
     train, test = data.load("toy")
     assert [len(rows) for rows in (train.texts, train.demonstrations, train.comparisons)] == [20] * 3
@@ -180,7 +180,7 @@ def test_files_are_written_as_rows_that_the_door_reads(monkeypatch, tmp_path):
     assert data.tokenizer_for("toy").encode(" owl") != []
 
 def test_the_files_are_made_when_they_are_missing_or_older_than_their_program(monkeypatch, tmp_path):
-    import data
+    from data import built_in
     made, program = tmp_path / "toy" / "tokenizer.tiktoken", tmp_path / "toy.py"
     made.parent.mkdir()
     program.write_text("")
@@ -188,18 +188,18 @@ def test_the_files_are_made_when_they_are_missing_or_older_than_their_program(mo
         (tmp_path / "toy" / f"{kind}.jsonl").write_text("")
     os.utime(program, (program.stat().st_mtime - 10,) * 2)
     started = []
-    monkeypatch.setattr(data, "TOY", made.parent)
-    monkeypatch.setattr(data.subprocess, "run", lambda command, **options:
+    monkeypatch.setattr(built_in, "FOLDER", made.parent)
+    monkeypatch.setattr(built_in.subprocess, "run", lambda command, **options:
                         started.append(command[1:]) or SimpleNamespace(returncode=0))
-    data.make_toy()
+    built_in.make()
     made.write_text("")
     os.utime(made, (program.stat().st_mtime + 10,) * 2)
-    data.make_toy()                                             # newer than its program: nothing to do
+    built_in.make()                                             # newer than its program: nothing to do
     os.utime(made, (program.stat().st_mtime - 10,) * 2)
-    data.make_toy()
+    built_in.make()
     os.utime(made)
     (tmp_path / "toy" / "test.jsonl").unlink()
-    data.make_toy()
+    built_in.make()
     assert started == [["-m", "data.toy"]] * 3
 
 
@@ -218,7 +218,7 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", [*TRAINING, "gpt.py", *(f"data/{name}.py" for name in ("__init__", "hh", "hub_set", "jsonl", "messages", "tldr")), *sorted(f"text/{path.name}" for path in (ROOT / "text").glob("*.py")), *sorted(f"support/{path.name}" for path in (ROOT / "support").glob("*.py"))])
+@pytest.mark.parametrize("path", [*TRAINING, "gpt.py", *(f"data/{name}.py" for name in ("__init__", "built_in", "hh", "hub_set", "jsonl", "messages", "tldr")), *sorted(f"text/{path.name}" for path in (ROOT / "text").glob("*.py")), *sorted(f"support/{path.name}" for path in (ROOT / "support").glob("*.py"))])
 def test_nothing_that_trains_imports_the_judge_or_names_him(path):
     assert not [name for name in imported(ROOT / path) if name.startswith(("data.toy", "judges", "evaluate"))]
     assert not {"judge", "is_ideal", "evaluate"} & {node.id for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Name)}

@@ -14,7 +14,7 @@ import sft
 from support.command_line import PRESETS, launch
 from support import UserError
 from gpt import GPT, ScalarGPT, response_logprobs
-from support.hub import HUB
+from support.checkpoint import HUB
 import checks
 from checks import check_memory, check_ratio
 from support.trainable import LoRA, parameter_count, parse_train, set_trainable

@@ -1,7 +1,4 @@
-"""From strings to batches: lists of token ids that fit into a model, padded tensors, parts.
-
-Masks come from lengths, never from comparing ids: a pad has no id of its own.
-"""
+"""From strings to batches: lists of token ids that fit into a model, padded tensors, parts."""
 from dataclasses import replace
 
 import torch
@@ -12,16 +9,15 @@ from support.distributed import own_rows
 # ---------- token ids that fit
 
 def fit(prompt, completions, block_size):
-    """Cut a prompt's ids from the left until its longest completion fits behind it, all in
-    block_size tokens; None if a completion leaves no room for a prompt at all. All completions
-    keep the same prompt."""
+    """(prompt, completions), ids, the prompt cut from the left so that the longest completion fits
+    behind it, all in block_size tokens; None if that leaves no room for a prompt at all."""
     room = block_size - max(map(len, completions))
     return (prompt[-room:], completions) if room > 0 else None
 
 
 def encode_prompts(prompts, tokenizer, block_size, max_new_tokens):
     """Ids of prompts (str), cut from the left so that `max_new_tokens` more fit into block_size
-    positions: the end of a prompt matters most. Raises UserError if there is no room for one."""
+    positions. Raises UserError if there is no room for a prompt."""
     room = block_size - max_new_tokens
     if room < 1:
         raise UserError(f"--max_new_tokens {max_new_tokens} leaves no room for a prompt in the "
@@ -30,8 +26,7 @@ def encode_prompts(prompts, tokenizer, block_size, max_new_tokens):
 
 
 def encode_texts(texts, tokenizer, block_size):
-    """Pages as (prompt ids, completion ids) with an empty prompt, long ones in pieces of
-    block_size."""
+    """Pages as (prompt ids, completion ids) without a prompt, long ones in pieces of block_size."""
     examples = []
     for text in texts:
         _, page = tokenizer.encode("", text)
@@ -50,14 +45,12 @@ def encode_demonstrations(demonstrations, tokenizer, block_size):
 def encode_comparisons(comparisons, tokenizer, block_size, kind="comparison"):
     """(prompt ids, [completion ids, best first]) of the comparisons (prompt, ranking) that fit.
     Prints how many do not. Raises UserError if none does."""
-    examples = []
-    for prompt, ranking in comparisons:
-        completions = [tokenizer.encode("", completion)[1] for completion in ranking]
-        if example := fit(tokenizer.encode(prompt), completions, block_size):
-            examples.append(example)
-    if len(examples) < len(comparisons):
-        print(f"{len(comparisons) - len(examples)} {kind}s dropped: a completion alone exceeds "
-              f"{block_size} tokens")
+    fitted = [fit(tokenizer.encode(prompt),
+                  [tokenizer.encode("", completion)[1] for completion in ranking], block_size)
+              for prompt, ranking in comparisons]
+    examples = [example for example in fitted if example]
+    if dropped := len(comparisons) - len(examples):
+        print(f"{dropped} {kind}s dropped: a completion alone exceeds {block_size} tokens")
     if not examples:
         raise UserError(f"no {kind} fits into {block_size} tokens: train the SFT model with a "
                         "larger --block_size")
@@ -66,8 +59,8 @@ def encode_comparisons(comparisons, tokenizer, block_size, kind="comparison"):
 # ---------- batches
 
 def pad(rows, left=False, device=None):
-    """Lists of ids -> ids (B, T), mask (B, T), True where a row has a token. Pads hold id 0 and
-    mean nothing."""
+    """Lists of ids -> ids (B, T), mask (B, T), True where a row has a token. A mask comes from
+    lengths and never from comparing ids: pads hold 0, which is a token, too."""
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.long)       # (B, T)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)      # (B, T)
@@ -79,9 +72,8 @@ def pad(rows, left=False, device=None):
 
 
 def batch_at(rows, size, step, seed):
-    """The step-th batch of an endless walk through `rows`, reshuffled every epoch. A batch may end
-    one epoch and begin the next. It depends on (step, seed) alone, so a resumed run needs no
-    position to find its place."""
+    """The step-th batch of an endless walk through `rows`, reshuffled every epoch; it may end one
+    epoch and begin the next. It depends on (step, seed) alone, so a resumed run finds its place."""
     first, last = step * size, (step + 1) * size - 1            # positions in the walk
     orders = []
     for epoch in range(first // len(rows), last // len(rows) + 1):
@@ -96,29 +88,24 @@ def micro_batches(batch, size, weight):
     """This process's rows of a batch, in parts of at most `size` rows (0: in one), each with its
     share of the whole batch's weight. The batch is a list of examples or an Experience (ppo.py).
 
-    A loss is a mean over tokens or pairs. Its gradient is the sum of the parts' gradients only if
-    each part counts by how many of them it has, weight(part); a plain mean over parts would
-    favour short texts.
+    A loss is a mean over tokens or pairs, so a part counts by how many of them it has,
+    weight(part). A plain mean over parts would favour short texts.
     """
     whole, batch = weight(batch), own_rows(batch)
-    if not size:
-        parts = [batch]
-    else:
-        parts = alike(batch, size) if isinstance(batch, list) else rows_alike(batch, size)
-    for part in parts:
+    split = alike if isinstance(batch, list) else rows_alike
+    for part in split(batch, size) if size else [batch]:
         yield part, weight(part) / whole
 
 
 def alike(examples, size):
-    """Parts of at most `size` examples of like length. Each is padded only to its own longest
-    text, and the lengths of real dialogues differ a hundredfold."""
+    """Parts of at most `size` examples of like length: real dialogues differ a hundredfold, and a
+    part is padded only to its own longest."""
     examples = sorted(examples, key=longest)
     return [examples[i:i + size] for i in range(0, len(examples), size)]
 
 
 def longest(example):
-    """Tokens of the longest text of (prompt ids, completion ids) or (prompt ids, [completion
-    ids, …])."""
+    """Tokens of an example's longest text; it has one list of completion ids, or a list of them."""
     prompt, rest = example
     completions = rest if isinstance(rest[0], list) else [rest]
     return len(prompt) + max(map(len, completions))

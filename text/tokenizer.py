@@ -17,10 +17,12 @@ WORDS = rf"{HUMAN}|{ASSISTANT}| ?[A-Za-z']+| ?[0-9]+| ?[^\sA-Za-z0-9']+|\s"
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 PATTERNS = {"words": WORDS, "gpt2": GPT2}
 GPT2_FINGERPRINT = "575286e919ed2641"
+FILE = "tokenizer.tiktoken"         # tiktoken's own format: base64 of a token's bytes, space, rank
 
 
 class Tokenizer:
     """A tiktoken.Encoding, with the one `encode` that every stage uses."""
+    frame = HUMAN, ASSISTANT        # what begins the turns of a dialogue
 
     def __init__(self, name, encoding):
         self.name, self.encoding = name, encoding
@@ -51,14 +53,13 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder):
-        """The tokenizer of a model folder: the vocabulary in it, else GPT-2's from tiktoken. Raises
-        UserError if it is not the one that config.json names, by default GPT-2's."""
+        """The tokenizer of a model folder: the vocabulary in it, else GPT-2's. Raises UserError if
+        it is not the one that config.json names, by default GPT-2's."""
         folder, config = Path(folder), read_config(folder)
         name = "words" if config.get("tokenizer_name") == "words" else "gpt2"
         tokens = read_tokens(folder)
         if name == "words" and not tokens:
-            raise UserError(f"{folder / FILE} is missing, the vocabulary that the model beside it "
-                            "was trained with")
+            raise UserError(f"{folder / FILE} is missing, the vocabulary of the model beside it")
         tokenizer = cls.words(tokens, name) if tokens else cls.gpt2()
         if tokens and name == "gpt2" and tokenizer.fingerprint != GPT2_FINGERPRINT:
             raise UserError(f"{folder}: its vocabulary of {tokenizer.vocab_size} tokens is not "
@@ -78,88 +79,67 @@ class Tokenizer:
     @classmethod
     def shared(cls, *folders):
         """The tokenizer of models that are to work together. Raises UserError if they differ."""
-        tokenizers = [cls.load(folder) for folder in folders]
-        for folder, tokenizer in zip(folders, tokenizers):
-            if tokenizer.fingerprint != tokenizers[0].fingerprint:
-                names = f"{tokenizers[0].name} and {tokenizer.name}"
-                raise UserError(f"{folders[0]} and {folder} have different tokenizers ({names}): "
-                                "train the reward model from this SFT model")
-        return tokenizers[0]
+        first, *others = map(cls.load, folders)
+        for folder, other in zip(folders[1:], others):
+            if other.fingerprint != first.fingerprint:
+                raise UserError(f"{folders[0]} and {folder} have different tokenizers "
+                                f"({first.name} and {other.name}): train the reward model from "
+                                "this SFT model")
+        return first
 
     def save(self, folder, config=None):
-        """Write the vocabulary into a folder; with the config.json of a model as `config`, into its
-        folder as Hugging Face's tools read it, too."""
+        """Write the vocabulary into a folder; into that of a model, whose config.json is `config`,
+        as Hugging Face's tools read it, too."""
         tokens = [self.encoding.decode_single_token_bytes(i) for i in range(self.eos)]
         if config:
-            from export.tokenizer_json import write_tokenizer       # no training needs it
-            characters = ["".join(CHARACTER[byte] for byte in token) for token in tokens]
-            write_tokenizer(Path(folder), characters, EOS, PATTERNS[self.name], config)
+            from export.tokenizer_json import tokenizer_config, tokenizer_json
+            whole = tokenizer_json(tokens, EOS, PATTERNS[self.name])
+            write_whole(folder / "tokenizer.json", whole)
+            settings = tokenizer_config(EOS, self.frame, config)
+            write_whole(folder / "tokenizer_config.json", settings)
         if self.name == "words":
             lines = [f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens)]
-            write_whole(Path(folder) / FILE, "".join(lines))
+            write_whole(folder / FILE, "".join(lines))
 
     def encode(self, prompt, completion=None):
-        """Ids of the prompt, and of the completion with <|endoftext|>, an action like any other.
-
-        The two are encoded apart, so a prompt has the same ids in every stage, whatever follows.
-        Text that spells a special token is plain text. Without completion: the prompt's ids alone.
-        """
+        """Ids of the prompt; with a completion also those of it and <|endoftext|>, an action like
+        any other. The two are encoded apart, so a prompt has the same ids whatever follows. Text
+        that spells a special token is plain text."""
         prompt_ids = self.encoding.encode_ordinary(prompt)
         if completion is None:
             return prompt_ids
         return prompt_ids, self.encoding.encode_ordinary(completion) + [self.eos]
 
     def decode(self, ids):
-        """The text of a list of ids. <|endoftext|>, the last token, says nothing; nor does an id
-        above it, which a model has whose vocabulary was rounded up."""
+        """The text of a list of ids. <|endoftext|>, the last token, says nothing, nor does an id
+        above it, as a model has whose vocabulary was rounded up."""
         return self.encoding.decode([i for i in ids if i < self.eos])
 
     def texts(self, ids, mask):
         """Rows of ids (B, T) as text, each as far as its mask (B, T) is True."""
         return [self.decode(row[real].tolist()) for row, real in zip(ids, mask)]
 
-# ----------------------------------------------------------------------------- vocabulary files
-
-FILE = "tokenizer.tiktoken"         # tiktoken's own format: base64 of a token's bytes, space, rank
-# In Hugging Face's tokenizer.json and vocab.json a token is a string in which each of its bytes is
-# one visible character: "Ġowl" is " owl". The other bytes have the characters from 256 on.
-VISIBLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
-OTHERS = [byte for byte in range(256) if byte not in VISIBLE]
-CHARACTER = {byte: chr(byte) for byte in VISIBLE} | {b: chr(256 + i) for i, b in enumerate(OTHERS)}
-BYTE = {character: byte for byte, character in CHARACTER.items()}
-
+# ---------- vocabulary files
 
 def read_tokens(folder):
-    """The tokens (bytes, in the order of their ids) in a folder's vocabulary; None if it has none.
+    """The tokens (bytes, in the order of their ids) of a folder's vocabulary; None if it has none.
     Raises UserError if they are not the 256 bytes and others, each once."""
     files = [folder / name for name in (FILE, "tokenizer.json", "vocab.json")]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return None
-    tokens = base64_tokens(file) if file.name == FILE else character_tokens(file)
-    if not {bytes([b]) for b in range(256)} <= set(tokens) or len(set(tokens)) < len(tokens):
-        raise UserError(f"{file} is damaged (tokens are missing or twice in it): "
-                        "copy it or train the model again")
+    try:
+        if file.name == FILE:
+            lines = read_text(file).splitlines()
+            tokens = [base64.b64decode(line.split()[0], validate=True) for line in lines]
+        else:                           # as others write it
+            from export.tokenizer_json import tokens_of
+            content = read_json(file)
+            ids = content if file.name == "vocab.json" else content["model"]["vocab"]
+            tokens = tokens_of(ids, EOS)
+        if not {bytes([b]) for b in range(256)} <= set(tokens) or len(set(tokens)) < len(tokens):
+            raise ValueError("tokens are missing or twice in it")
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is damaged or not a vocabulary of GPT-2's kind ({reason(error)})"
+                        ": copy it or train the model again") from error
     return tokens
-
-
-def base64_tokens(file):
-    lines = read_text(file).splitlines()
-    try:
-        return [base64.b64decode(line.split()[0], validate=True) for line in lines]
-    except (ValueError, IndexError) as error:
-        raise UserError(f"{file} is damaged ({reason(error)}): "
-                        "copy it or train the model again") from error
-
-
-def character_tokens(file):
-    content = read_json(file)
-    try:
-        ids = content["model"]["vocab"] if file.stem == "tokenizer" else content
-        tokens = sorted(ids.keys() - {EOS}, key=ids.get)
-        if [ids[token] for token in tokens] != list(range(len(tokens))):
-            raise ValueError("ids with gaps")
-        return [bytes(BYTE[character] for character in token) for token in tokens]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: not a vocabulary of GPT-2's kind, "
-                        "in which tokens are bytes") from error
