@@ -8,7 +8,7 @@ Stiennon et al., arXiv:2009.01325, as TRL's authors keep it on the Hub, in the p
 "SUBREDDIT: …", "TITLE: …", "POST: …", "TL;DR:". Held-out comparisons are its validation split. PPO
 practises on the prompts of the demonstrations.
 """
-from data import hub_set
+from data.hub_set import load as load_from_hub
 
 DEMONSTRATIONS = "hub:trl-lib/tldr"
 COMPARISONS = "hub:trl-lib/tldr-preference"
@@ -16,7 +16,7 @@ COMPARISONS = "hub:trl-lib/tldr-preference"
 
 def load():
     """(training rows, test rows), downloaded once."""
-    train, test = hub_set.load(DEMONSTRATIONS)
-    comparisons, _ = hub_set.load(COMPARISONS)
-    held_out, _ = hub_set.load(f"{COMPARISONS}:validation")
+    train, test = load_from_hub(DEMONSTRATIONS)
+    comparisons, _ = load_from_hub(COMPARISONS)
+    held_out, _ = load_from_hub(f"{COMPARISONS}:validation")
     return train + comparisons, test + held_out
