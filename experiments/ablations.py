@@ -11,13 +11,11 @@ table: means over the seeds, their standard deviation, the worst seed.
 import sys
 from functools import partial
 
-from runs import ROOT, make, read, story       # first: it puts the scripts on the path
+from runs import ROOT, cell, make, read, story, table      # first: it puts the scripts on the path
 import ppo
 from gpt import ScalarGPT
 from methods import kl_estimate
-from tables import spread, table
 
-OUT = ROOT / "out" / "ablations"
 SEEDS = range(5)
 HEAD = ["variant", "ideal answers", "worst seed", "wins over SFT", "judge", "proxy", "KL"]
 
@@ -52,7 +50,7 @@ VARIANTS = {
 
 
 def folder(name, seed):
-    return OUT / name.replace(" ", "_") / str(seed)
+    return ROOT / "out" / "ablations" / name.replace(" ", "_") / str(seed)
 
 
 def train(name, seed):
@@ -63,29 +61,23 @@ def train(name, seed):
     story(folder(name, seed), seed, {"ppo": flags}, models)
 
 
-def evaluated(name):
-    """evaluate.py's numbers for a variant, with each seed. Runs that are missing are made first."""
-    make({folder(name, seed): f"from ablations import train; train({name!r}, {seed})"
-          for seed in SEEDS})
-    return [read(folder(name, seed), "evaluation.json") for seed in SEEDS]
-
-
-def row(name, reports):
-    """One line of the table."""
-    ideal, judge, proxy, kl = ([report["models"]["ppo"][key] for report in reports]
-                               for key in ("ideal", "score", "proxy", "kl"))
-    wins = [report["win_rates"]["ppo_vs_sft"]["rate"] for report in reports]
-    return [name, spread(ideal, 1, percent=True), f"{min(ideal):.1%}",
-            spread(wins, 1, percent=True), spread(judge), spread(proxy), spread(kl, 1)]
+def row(name):
+    """A variant's line of the table. Runs that are missing are made first."""
+    make({folder(name, seed) / "evaluation.json":
+          ["-c", f"from ablations import train; train({name!r}, {seed})"] for seed in SEEDS})
+    reports = [read(folder(name, seed), "evaluation.json") for seed in SEEDS]
+    ends = [report["models"]["ppo"] for report in reports]
+    wins = [report["win_rates"]["ppo_vs_sft"] for report in reports]
+    return [name, cell(ends, "ideal"), f"{min(end['ideal'] for end in ends):.1%}",
+            cell(wins, "rate"), cell(ends, "score"), cell(ends, "proxy"), cell(ends, "kl", 1)]
 
 
 def main(wanted):
     names = [name for name in VARIANTS if not wanted or any(word in name for word in wanted)]
     if not names:
         sys.exit(f"no variant is called {' or '.join(wanted)}; there are: {', '.join(VARIANTS)}")
-    evaluated("default")                # all others start from its SFT and reward models
-    rows = [row(name, evaluated(name)) for name in names]
-    print(table(HEAD, rows))
+    row("default")                      # all others start from its SFT and reward models
+    print(table(HEAD, map(row, names)))
 
 
 if __name__ == "__main__":
