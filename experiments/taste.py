@@ -16,17 +16,15 @@ from statistics import fmean, stdev
 
 import torch
 
-from runs import ROOT, python                   # first: it puts the scripts on the path
+from runs import ROOT, python, table            # first: it puts the scripts on the path
 import data
 from data.toy_world import FACT_OF
 from evaluate import Config as Evaluation, respond_all, win_rate
 from gpt import GPT, ScalarGPT
 from judges import Judge
 from label import Config, Labels, Session, responder
-from tables import table
 from text.tokenizer import Tokenizer
 
-OUT = ROOT / "out" / "taste"
 LABELS = 50
 REWARD = "--steps", 60, "--lr", 5e-4    # few steps, a low rate: it must not forget right and wrong
 
@@ -44,21 +42,19 @@ def is_curt(prompt, text):
     return is_right(prompt, text) and len(text.split()) <= longest
 
 
-def points(prompt, text):
-    """What the person feels: right before wrong, and then fewer words before more."""
-    return 100 * is_right(prompt, text) - len(text.split())
-
-
 class Person(Judge):
+    """Likes right before wrong, and then fewer words before more."""
+    def points(self, prompt, text):
+        return 100 * is_right(prompt, text) - len(text.split())
+
     def score(self, responses):
-        return [points(response.prompt, response.text) for response in responses]
+        return [self.points(response.prompt, response.text) for response in responses]
 
-
-def order(prompt, completions):
-    """The places of the completions, as the person ranks them."""
-    felt = [points(prompt, text) for text in completions]
-    return [[i for i, one in enumerate(felt) if one == place]
-            for place in sorted(set(felt), reverse=True)]
+    def order(self, prompt, completions):
+        """The places of the completions, those that are liked alike together, the best first."""
+        points = [self.points(prompt, text) for text in completions]
+        return [[i for i, one in enumerate(points) if one == place]
+                for place in sorted(set(points), reverse=True)]
 
 
 def label(run, seed):
@@ -70,23 +66,14 @@ def label(run, seed):
         GPT.from_pretrained(run / "sft"), Tokenizer.load(run / "sft"), cfg, device=None)
     session = Session(labels, data.load("toy")[0].prompts, respond, cfg.repeat_every, seed)
     while len(labels.rows) < LABELS and (question := session.next()):
-        session.answer(order(*question))
+        session.answer(Person().order(*question))
     return labels.path
 
 # ---------- before and after
 
-def responses(run):
-    """Four of PPO to each test prompt, as evaluate.py takes them; the score is the person's."""
-    torch.manual_seed(0)
-    model, sft = GPT.from_pretrained(run / "ppo"), GPT.from_pretrained(run / "sft")
-    prompts = [prompt for prompt in data.load("toy")[1].prompts for _ in range(4)]
-    return respond_all(model, sft, ScalarGPT.from_pretrained(run / "reward"), prompts,
-                       Tokenizer.load(run / "sft"), Person(), Evaluation(), None)
-
-
 def follow(source, seed):
     """The responses of PPO before and after the person has compared."""
-    run = OUT / source.name
+    run = ROOT / "out" / "taste" / source.name
     if not (run / "ppo" / "config.json").exists():
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(source / "sft", run / "sft")
@@ -97,31 +84,36 @@ def follow(source, seed):
     return responses(source), responses(run)
 
 
+def responses(run):
+    """Four of PPO to each test prompt, as evaluate.py takes them; the score is the person's."""
+    torch.manual_seed(0)
+    model, sft = GPT.from_pretrained(run / "ppo"), GPT.from_pretrained(run / "sft")
+    prompts = [prompt for prompt in data.load("toy")[1].prompts for _ in range(4)]
+    return respond_all(model, sft, ScalarGPT.from_pretrained(run / "reward"), prompts,
+                       Tokenizer.load(run / "sft"), Person(), Evaluation(), None)
+
+
 def numbers(before, after):
-    """What the table says of a run."""
-    measures = (lambda r: 100 * is_curt(r.prompt, r.text),
-                lambda r: 100 * is_right(r.prompt, r.text), lambda r: len(r.text.split()))
-    means = [fmean(map(measure, some)) for measure in measures for some in (before, after)]
-    return [*means, 100 * win_rate(after, before)["rate"], fmean(r.kl for r in after)]
-
-
-def line(name, row):
-    """A line of the table."""
-    forms = ["{:.1f}%"] * 4 + ["{:.1f}"] * 2 + ["{:.1f}%", "{:.1f}"]
-    return [name, *(form.format(number) for form, number in zip(forms, row))]
+    """A run's row of the table."""
+    sides, row = (before, after), []
+    for measure in (is_curt, is_right):
+        row += [100 * fmean(measure(r.prompt, r.text) for r in side) for side in sides]
+    row += [fmean(len(r.text.split()) for r in side) for side in sides]
+    return [*row, 100 * win_rate(after, before)["rate"], fmean(r.kl for r in after)]
 
 
 def main(sources):
-    rows, lines = [], []
+    rows = {}
     for seed, source in enumerate(map(Path, sources)):
         before, after = follow(source, seed)
-        rows.append(numbers(before, after))
-        lines.append(line(source.name, rows[-1]))
-    lines.append(line("mean", map(fmean, zip(*rows))))
-    if len(rows) > 1:
-        lines.append(line("std", map(stdev, zip(*rows))))
-    print(table(["run", "curt before", "after", "right before", "after", "words before", "after",
-                 "wins over before", "KL"], lines))
+        rows[source.name] = numbers(before, after)
+    columns = list(zip(*rows.values()))
+    rows["mean"] = map(fmean, columns)
+    if len(sources) > 1:
+        rows["std"] = map(stdev, columns)
+    print(table(["run", "curt before, %", "after", "right before, %", "after", "words before",
+                 "after", "wins over before, %", "KL"],
+                [[name, *(f"{number:.1f}" for number in row)] for name, row in rows.items()]))
     for one, other in list(zip(before, after))[::40]:
         print(f"\n{one.prompt.removesuffix('Assistant:').strip()}\n"
               f"  before  {one.text.strip()}\n  after   {other.text.strip()}")
