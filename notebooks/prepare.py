@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO))   # the lessons import the scripts, which lie one folder up
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))   # the lessons import the scripts, which lie one folder up
 
 import torch
 from IPython.display import clear_output
@@ -22,7 +22,7 @@ from IPython.display import clear_output
 import data
 import ppo
 import reward
-from data.toy_world import is_ideal, judge
+from experiments.runs import means, opinions, read
 from gpt import GPT, ScalarGPT
 from support.optimizer import adamw
 from text.batches import batch_at, encode_comparisons
@@ -30,7 +30,7 @@ from text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)        # for models as small as these, more only wait for each other
 
-OWN = Path(os.environ.get("LESSONS_RUN", REPO / "out" / "notebooks"))
+OWN = Path(os.environ.get("LESSONS_RUN", ROOT / "out" / "notebooks"))
 SFT = "sft.py --pretrain_steps 800 --steps 400"
 COMMANDS = {"base": SFT, "sft": SFT, "reward": "reward.py --steps 500"}
 
@@ -61,19 +61,15 @@ def toy_run(*stages, run=None):
 
 def train(command, folder):
     """Run a script as you would in a terminal, with `--run folder`, and show its progress bar."""
-    process = subprocess.Popen(
-        [sys.executable, *command.split(), "--run", str(folder)], cwd=REPO, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    words = [sys.executable, *command.split(), "--run", str(folder)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     lines = []
-    try:
+    with subprocess.Popen(words, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT) as process:
         for line in filter(str.strip, process.stdout):  # \r ends each state of the bar, and a line
             lines.append(line.strip())
             show(f"python {command}\n{lines[-1]}")
-    except KeyboardInterrupt:
-        process.kill()
-        raise
-    if process.wait():
+    if process.returncode:
         raise SystemExit("\n".join(lines[-5:]))
 
 
@@ -101,15 +97,15 @@ def practise(models, folder, cfg, title):
         torch.manual_seed(cfg.seed)
         for step, e, metrics in ppo.train(
                 *models, adamw(actor), adamw(critic), prompts, ppo.first_state(cfg), cfg):
-            history.append(measured(e, tokenizer) | {"entropy": metrics["policy/entropy"]})
+            row = means(opinions(e, tokenizer))
+            history.append(row | {"entropy": metrics["policy/entropy"]})
             show(f"PPO with β = {cfg.kl_coef}: update {step + 1} of {cfg.steps}")
         actor.save_pretrained(folder / "actor", tokenizer)
         critic.save_pretrained(folder / "critic", tokenizer)
         (folder / "history.json").write_text(json.dumps(history))
     show(f"{title}: the lessons’ own, in out/notebooks")
-    history = json.loads((folder / "history.json").read_text())
-    actor, critic = folder / "actor", folder / "critic"
-    return GPT.from_pretrained(actor), ScalarGPT.from_pretrained(critic), history
+    return (GPT.from_pretrained(folder / "actor"), ScalarGPT.from_pretrained(folder / "critic"),
+            read(folder, "history.json"))
 
 
 def scarce(seed, tenth=0):
@@ -149,17 +145,6 @@ def pushed(name, kl_coef, reward_model, start, seed=0):
     actor, _, history = practise((actor, critic, reference, reward_model), folder, cfg,
                                  f"PPO against {name}, β = {kl_coef}")
     return actor, history
-
-
-def measured(e, tokenizer):
-    """Means over the responses of the rollout `e`, the judge's verdict among them: {"score",
-    "judge", "ideal", "kl", "length"}."""
-    asked = tokenizer.texts(e.ids[:, :e.P], e.mask[:, :e.P])
-    said = tokenizer.texts(e.ids[:, e.P:], e.response_mask)
-    numbers = {"score": e.scores, "judge": list(map(judge, asked, said)),
-               "ideal": list(map(is_ideal, asked, said)),
-               "kl": e.kl.sum(1), "length": e.response_mask.sum(1)}
-    return {name: torch.as_tensor(x).float().mean().item() for name, x in numbers.items()}
 
 # ---------- exercises
 

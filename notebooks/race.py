@@ -2,26 +2,22 @@
 number of responses.
 
     python notebooks/race.py                five seeds, with ppo.py's budget
-    python notebooks/race.py RLOO DPO 0 1   only these methods and seeds
+    python notebooks/race.py RLOO DPO       only these methods
     python notebooks/race.py tune           half and twice the rates in the short race, on two seeds
                                             of their own
 
 A seed's SFT and reward model are those in out/seed0 to out/seed4; what is missing is trained first.
-Each run leaves out/race/METHOD-SEED.json; one that is there is not made again. Once all methods
-have run, the table is printed and docs/pictures/race.svg is drawn. WORKERS=1 makes one run at a
-time.
+Each run leaves out/race/METHOD-SEED.json; one that is there is not made again. Prints the table
+and, of all methods, draws docs/pictures/race.svg. WORKERS=1 makes one run at a time.
 """
 import json
-import multiprocessing
-import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import fmean as mean
+from statistics import fmean
 
 import prepare                              # first: it puts the scripts on the path
 import matplotlib.pyplot as plt
@@ -31,12 +27,14 @@ import data
 import methods
 import ppo
 from evaluate import Config as EvaluateConfig, best_of, best_of_kl, respond_all, summary
-from experiments import tables
+from experiments import runs
 from judges import Gold
 from support.files import write_whole
 from support.optimizer import adamw, set_learning_rate
 from text.batches import batch_at, encode_comparisons
 from text.tokenizer import Tokenizer
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,13 @@ class Method:
     """How a method spends a rollout, and how its line looks."""
     colour: str
     line: str
-    rates: tuple = ()               # the actor's peak rates in the short race and in the long one
+    rates: tuple = ()               # the actor's peak rates in the short race and in the full one
     update: object = None           # function of methods.py
     k: int = 1                      # responses to each prompt
     one_step: bool = False          # a rollout; else two passes in minibatches of 32
 
 
-# From the least machinery to the most. The short rates are those that `tune` found. PPO's long one
+# From the least machinery to the most. The short rates are those that `tune` found. PPO's full one
 # is the default of ppo.py: 6.7 times as many steps at a quarter of the rate. The others follow:
 # rate times number of steps grows by 5/3.
 METHODS = {
@@ -67,25 +65,22 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What every method may spend, and on which models."""
+class Race:
+    """What every method may spend. In the short race all start from the lessons' own models, in the
+    full one each seed has its own."""
     updates: int                # rollouts
     responses: int              # of a rollout
     rankings: int               # that the reward model has read, and DPO reads
     seeds: tuple
     out: Path                   # folder of the results
-    own: bool                   # each seed has models of its own; else all start from the lessons'
-
-    def models(self, seed):
-        """(folder of the SFT and the reward model, the seed they were trained with)."""
-        return (prepare.REPO / "out" / f"seed{seed}", seed) if self.own else (prepare.OWN, 0)
-
-    def file(self, name, seed, lr=None):
-        return self.out / f"{name.replace(' ', '_')}-{seed}{f'-{lr:g}' if lr else ''}.json"
 
 
-SHORT = Budget(24, 64, 500 * 16, (1, 2, 3), prepare.OWN / "race", own=False)
-FULL = Budget(80, 128, 1200 * 16, (0, 1, 2, 3, 4), prepare.REPO / "out" / "race", own=True)
+RACES = {"short": Race(24, 64, 500 * 16, (1, 2, 3), prepare.OWN / "race"),
+         "full": Race(80, 128, 1200 * 16, (0, 1, 2, 3, 4), prepare.ROOT / "out" / "race")}
+
+
+def own_models(seed):
+    return prepare.ROOT / "out" / f"seed{seed}"
 
 # ---------- one run
 
@@ -102,124 +97,105 @@ def compare(actor, reference, reward_model, optimizer, prompts, rankings, cfg):
         methods.dpo(batch, actor, reference, optimizer, beta)
 
 
-def run(name, seed, budget, lr=None):
+def run(race, name, seed, lr=None):
     """One run: {"history": a row for each rollout, "test": evaluate.py's row at the end, "tokens"
     generated for training, "seconds": of the processor, for training}."""
-    method, (folder, models_seed) = METHODS[name], budget.models(seed)
-    cfg = ppo.Config(seed=seed, batch_size=budget.responses, steps=budget.updates,
-                     lr=lr or (method.rates or (0, 0))[budget.own],
+    full, method, race = race == "full", METHODS[name], RACES[race]
+    folder, models_seed = (own_models(seed), seed) if full else (prepare.OWN, 0)
+    cfg = ppo.Config(seed=seed, batch_size=race.responses, steps=race.updates,
+                     lr=lr or (method.rates or (0, 0))[full],
                      lam=0.95 if name == "PPO" else 1.0, epochs=1 if method.one_step else 2,
-                     minibatches=1 if method.one_step else budget.responses // 32)
-    models = ppo.four_models(folder / "sft", folder / "reward", "all", torch.device("cpu"), False)
-    actor, critic, *frozen = models
+                     minibatches=1 if method.one_step else race.responses // 32)
+    actor, critic, *frozen = ppo.four_models(folder / "sft", folder / "reward", "all", CPU, False)
     tokenizer, (train_set, test_set) = Tokenizer.load(folder / "sft"), data.load("toy")
     prompts, optimizer = list(map(tokenizer.encode, train_set.prompts)), adamw(actor)
     torch.manual_seed(seed)
 
-    start, updates = time.process_time(), ()
+    start, updates, history, tokens = time.process_time(), (), [], 0
     if name == "PPO":
-        updates = ppo.train(*models, optimizer, adamw(critic), prompts, ppo.first_state(cfg), cfg)
+        updates = ppo.train(actor, critic, *frozen, optimizer, adamw(critic), prompts,
+                            ppo.first_state(cfg), cfg)
     elif name == "DPO":
         rankings = encode_comparisons(train_set.comparisons, tokenizer, actor.config.block_size)
-        rankings = batch_at(rankings, budget.rankings, 0, models_seed)
+        rankings = batch_at(rankings, race.rankings, 0, models_seed)
         updates = compare(actor, *frozen, optimizer, prompts, rankings, cfg)
     elif method.update:
         updates = methods.train(method.update, actor, *frozen, optimizer, prompts, cfg, method.k)
-    history, tokens = [], 0
-    for _, experience, _ in updates:
-        history.append(prepare.measured(experience, tokenizer) | {"tokens": tokens})
-        tokens += experience.response_mask.sum().item() * (name != "DPO")
+    for _, e, _ in updates:
+        history.append(runs.means(runs.opinions(e, tokenizer)) | {"tokens": tokens})
+        tokens += e.response_mask.sum().item() * (name != "DPO")
     seconds = time.process_time() - start
 
-    history += arrived(actor, *frozen, prompts, tokenizer, tokens, cfg, name == "best of 8")
-    test = tested(actor, *frozen, test_set.prompts, tokenizer, name == "best of 8")
+    n = 8 if name == "best of 8" else 1
+    for row in ends(actor, *frozen, prompts, tokenizer, cfg, n):
+        history.append(row | {"tokens": tokens})
+    evaluation = EvaluateConfig()
+    asked = [prompt for prompt in test_set.prompts for _ in range(evaluation.samples * n)]
+    responses = respond_all(actor, *frozen, asked, tokenizer, Gold(), evaluation, CPU)
+    test = summary(best_of(responses, n)) | ({"kl": best_of_kl(n)} if n > 1 else {})
     return {"history": history, "test": test, "tokens": tokens, "seconds": seconds}
 
 
-def arrived(actor, reference, reward_model, prompts, tokenizer, tokens, cfg, choosing):
-    """The last rows of a history: of a rollout of the actor, or of the responses that the reward
-    model chooses among 1, 2, 4 and 8."""
-    size, k = (len(prompts), 8) if choosing else (256, 1)
-    batch = batch_at(prompts, size, 0 if choosing else cfg.steps, cfg.seed)
-    e = methods.rollout(actor, reference, reward_model, batch, cfg, k)
-    if not choosing:
-        return [prepare.measured(e, tokenizer) | {"tokens": tokens}]
-    rows = []
-    for n in (1, 2, 4, 8):
-        best = e.scores.view(-1, k)[:, :n].argmax(1) + k * torch.arange(size)       # (size)
-        row = prepare.measured(e[best], tokenizer)
-        rows.append(row | {"kl": best_of_kl(n), "tokens": tokens})
-    return rows
-
-
-def tested(actor, reference, reward_model, prompts, tokenizer, choosing):
-    """evaluate.py's row on the test prompts, of the actor or of the best of eight responses."""
-    cfg, n = EvaluateConfig(), 8 if choosing else 1
-    asked = [prompt for prompt in prompts for _ in range(cfg.samples * n)]
-    responses = respond_all(actor, reference, reward_model, asked, tokenizer, Gold(), cfg, "cpu")
-    row = summary(best_of(responses, n))
-    return row | {"kl": best_of_kl(n)} if choosing else row
+def ends(actor, reference, reward_model, prompts, tokenizer, cfg, n):
+    """The last rows of a history: of one more rollout or, to choose among n responses, of those
+    that the reward model chooses among 1, 2, 4, …, n to every prompt."""
+    size, step = (256, cfg.steps) if n == 1 else (len(prompts), 0)
+    batch = batch_at(prompts, size, step, cfg.seed)
+    e = methods.rollout(actor, reference, reward_model, batch, cfg, n)
+    for i in range(n.bit_length()):
+        best = e.scores.view(-1, n)[:, :2 ** i].argmax(1) + n * torch.arange(size)      # (size)
+        row = runs.means(runs.opinions(e[best], tokenizer))
+        yield row | ({"kl": best_of_kl(2 ** i)} if n > 1 else {})
 
 # ---------- all runs
 
-def results(budget, names=tuple(METHODS), seeds=()):
-    """{method: [its run with each seed]}. What is not in budget.out yet is made now."""
-    seeds = seeds or budget.seeds
-    make(budget, list(product(names, seeds)))
-    return {name: [json.loads(budget.file(name, seed).read_text()) for seed in seeds]
+def file(race, name, seed, lr=None):
+    return RACES[race].out / f"{name.replace(' ', '_')}-{seed}{f'-{lr:g}' if lr else ''}.json"
+
+
+def save(race, name, seed, lr=None):
+    """Make one run."""
+    write_whole(file(race, name, seed, lr), json.dumps(run(race, name, seed, lr)) + "\n")
+
+
+def results(race, names=tuple(METHODS), seeds=(), lr=None):
+    """{method: [its run with each seed]}. What is not there yet is made now."""
+    seeds = seeds or RACES[race].seeds
+    for stage in ("sft", "reward") if race == "full" else ():
+        runs.make({own_models(seed) / stage / "config.json": [
+            prepare.ROOT / f"{stage}.py", "--seed", seed, "--run", own_models(seed)]
+            for seed in seeds}, say=prepare.show)
+    runs.make({file(race, name, seed, lr):
+               ["-c", f"import race; race.save({race!r}, {name!r}, {seed}, {lr})"]
+               for name, seed in product(names, seeds)}, say=prepare.show)
+    return {name: [json.loads(file(race, name, seed, lr).read_text()) for seed in seeds]
             for name in names}
-
-
-def make(budget, wanted):
-    """Make the runs (method, seed) or (method, seed, lr) that are not there yet, one on each core
-    at a time."""
-    missing = [one for one in wanted if not budget.file(*one).exists()]
-    for folder, seed in sorted({budget.models(one[1]) for one in missing}) * budget.own:
-        for stage in ("sft", "reward"):
-            if not (folder / stage / "config.json").exists():
-                prepare.train(f"{stage}.py --seed {seed}", folder)
-    workers = int(os.environ.get("WORKERS", os.cpu_count()))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for done, (name, *_) in enumerate(pool.map(partial(save, budget), missing), 1):
-            prepare.show(f"the race: {done} of {len(missing)} runs, the last one of {name}")
-
-
-def save(budget, one):
-    """Make one run, write it into its file, return what it was asked for."""
-    name, seed, *lr = one
-    write_whole(budget.file(*one), json.dumps(run(name, seed, budget, *lr)) + "\n")
-    return one
 
 
 def tune(names, seeds=(101, 102)):
     """Print the score less β times the KL that each method reaches in the short race with half its
     rate, its rate and twice its rate: the mean over two seeds that do not race. The judge has no
     say: who trains a model has none."""
-    rates = {name: [factor * METHODS[name].rates[0] for factor in (0.5, 1, 2)]
-             for name in names if METHODS[name].rates}
-    make(SHORT, [(name, seed, lr) for name in rates for lr in rates[name] for seed in seeds])
-    for name in rates:
-        earned = {}
-        for lr in rates[name]:
-            files = [SHORT.file(name, seed, lr) for seed in seeds]
-            ends = [json.loads(file.read_text())["history"][-1] for file in files]
-            earned[lr] = mean(end["score"] - ppo.Config.kl_coef * end["kl"] for end in ends)
-        print(f"{name:10}", *(f"{lr:g}: {value:.2f}  " for lr, value in earned.items()))
+    for name in filter(lambda name: METHODS[name].rates, names):
+        for lr in (factor * METHODS[name].rates[0] for factor in (0.5, 1, 2)):
+            found = [one["history"][-1] for one in results("short", [name], seeds, lr)[name]]
+            earned = fmean(end["score"] - ppo.Config.kl_coef * end["kl"] for end in found)
+            print(f"{name:10} {lr:g}: {earned:.2f}")
 
 # ---------- what a person reads
 
 def table(found):
     """A row a method: means over the seeds on the test prompts, ± their standard deviation."""
     rows = []
-    for name, runs in found.items():
-        ideal, judge, proxy, kl = ([one["test"][key] for one in runs]
-                                   for key in ("ideal", "score", "proxy", "kl"))
-        rows.append([name, tables.spread(ideal, 1, percent=True), f"{min(ideal):.1%}",
-                     tables.spread(judge), tables.spread(proxy), f"{round(mean(kl), 1) + 0.0:.1f}",
-                     f"{mean(one['tokens'] for one in runs):,.0f}",
-                     f"{mean(one['seconds'] for one in runs):.0f}"])
-    return tables.table(["", "ideal", "worst seed", "judge", "proxy", "KL", "answers' tokens",
-                         "seconds"], rows)
+    for name, seeds in found.items():
+        tests = [one["test"] for one in seeds]
+        kl, tokens, seconds = (fmean(one[key] for one in some) for key, some in (
+            ("kl", tests), ("tokens", seeds), ("seconds", seeds)))
+        rows.append([name, runs.cell(tests, "ideal"), f"{min(test['ideal'] for test in tests):.1%}",
+                     runs.cell(tests, "score"), runs.cell(tests, "proxy"),
+                     f"{round(kl, 1) + 0.0:.1f}", f"{tokens:,.0f}", f"{seconds:.0f}"])
+    return runs.table(["", "ideal", "worst seed", "judge", "proxy", "KL", "answers' tokens",
+                       "seconds"], rows)
 
 
 def smooth(curves):
@@ -240,9 +216,9 @@ def draw_race(found):
     means over the seeds of the rollouts on the way, smoothed over three, and the band from the
     lowest seed to the highest."""
     fig, axes = plt.subplots(2, 2, figsize=(11, 6.5), sharey="row")
-    for name, runs in found.items():
+    for name, seeds in found.items():
         look = {"color": METHODS[name].colour, "ls": METHODS[name].line}
-        columns = {key: smooth([[max(row[key], 0) for row in one["history"]] for one in runs])
+        columns = {key: smooth([[max(row[key], 0) for row in one["history"]] for one in seeds])
                    for key in AXES}                                             # (seeds, T) each
         for (key, right), ax in zip(product(("judge", "ideal"), ("tokens", "kl")), axes.flat):
             y, x = columns[key], columns[right].mean(0)                         # (seeds, T), (T)
@@ -261,19 +237,17 @@ def draw_race(found):
 
 
 def main(words):
-    names = [word for word in words if word in METHODS] or list(METHODS)
-    seeds = [int(word) for word in words if word.isdigit()]
-    known = {*METHODS, *map(str, seeds), "tune"}
-    if wrong := [word for word in words if word not in known]:
+    names = [word for word in words if word != "tune"] or list(METHODS)
+    if wrong := [name for name in names if name not in METHODS]:
         raise SystemExit(f"no method is called {', '.join(wrong)}; "
                          f"there are: {', '.join(METHODS)}")
     if "tune" in words:
         return tune(names)
-    found = results(FULL, names, seeds)
-    if names == list(METHODS) and len(seeds) != 1:
-        print(table(found))
+    found = results("full", names)
+    print(table(found))
+    if names == list(METHODS):
         plt.style.use(Path(__file__).parent / "lessons.mplstyle")
-        picture = prepare.REPO / "docs" / "pictures" / "race.svg"
+        picture = prepare.ROOT / "docs" / "pictures" / "race.svg"
         draw_race(found).savefig(picture, metadata={"Date": None})
 
 
