@@ -40,10 +40,7 @@ VARIANTS = {
     "one epoch": ({"epochs": 1}, {}),
     "one step a rollout": ({"epochs": 1, "minibatches": 1}, {}),
     "penalty k3": ({}, {"kl_penalty": partial(kl_estimate, kind="k3")}),
-    "β = 0": ({"kl_coef": 0.0}, {}),
-    "β = 0.02": ({"kl_coef": 0.02}, {}),
-    "β = 0.1": ({"kl_coef": 0.1}, {}),
-    "β = 0.2": ({"kl_coef": 0.2}, {}),
+    **{f"β = {beta:g}": ({"kl_coef": beta}, {}) for beta in (0.0, 0.02, 0.1, 0.2)},
     "200 updates": ({"steps": 200}, {}),
     "β = 0, 200 updates": ({"kl_coef": 0.0, "steps": 200}, {}),
 }

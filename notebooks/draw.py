@@ -73,9 +73,9 @@ def tokens(rows, values, note="{:.1f}", largest=None, width=100, title=""):
     for x, y, size, piece, value in boxes:
         colour = "white" if value is None else SIGNED(0.5 + 0.5 * max(min(value / largest, 1), -1))
         ax.add_patch(Rectangle((x, y), size, 0.88, facecolor=colour, edgecolor="0.6"))
-        has_note, centre = value is not None and note, {"ha": "center", "va": "center"}
-        ax.text(x + size / 2, y + (0.3 if has_note else 0.44), piece, fontsize=9, **centre)
-        if has_note:
+        centre = {"ha": "center", "va": "center"}
+        ax.text(x + size / 2, y + (0.44 if value is None else 0.3), piece, fontsize=9, **centre)
+        if value is not None:
             ax.text(x + size / 2, y + 0.67, note.format(value), fontsize=7.5, **centre)
     ax.set(xlim=(-0.5, width + 0.5), ylim=(line + 1, -0.05), title=title)
     ax.axis("off")

@@ -9,7 +9,6 @@ The policy that earns most under the KL penalty is then known in closed form:
 `ppo_policy` looks for it from π_ref on with the real `ppo.train`, by sampling alone.
 """
 from itertools import product
-from types import SimpleNamespace
 
 import torch
 
@@ -22,34 +21,26 @@ UPDATES = {2: 100, 3: 250}                  # that PPO needs with answers of so 
 
 
 class Task:
-    """One table of rewards, and one reference. answers: tuples of tokens; rewards (A), and
-    reward_model, which looks them up; reference: a GPT; ref (A): its log π of every answer."""
+    """One table of rewards, and one reference. answers: tuples of tokens; rewards (A); reference: a
+    GPT; ref (A): its log π of every answer. PPO takes the task for a reward model."""
 
     def __init__(self, length, seed):
-        self.length, self.seed, self.answers = length, seed, all_answers(length)
-        self.rewards, self.reward_model = reward_table(self.answers, length, seed)
+        self.length, self.seed = length, seed
+        ended = [(*letters, END) for n in range(length) for letters in product(LETTERS, repeat=n)]
+        self.answers = ended + list(product(LETTERS, repeat=length))    # those cut off come last
+        torch.manual_seed(seed)
+        rewards = torch.randn(len(self.answers))                        # (A)
+        rewards[len(ended):] = NEVER_ENDED
+        self.table = torch.zeros(6 ** length)
+        for answer, score in zip(self.answers, rewards):
+            self.table[number(torch.tensor([answer]))] = score
+        self.rewards = rewards.double()                                 # (A)
         self.reference = network(GPT, seed + 1)
-        self.ref = enumerated(self.reference, self.answers).detach()
+        self.ref = enumerated(self.reference, self.answers).detach()    # (A)
 
-
-def all_answers(length):
-    """Those that end, with up to `length` tokens, and those that are cut off after as many."""
-    ended = [(*letters, END) for n in range(length) for letters in product(LETTERS, repeat=n)]
-    return ended + list(product(LETTERS, repeat=length))
-
-
-def reward_table(answers, length, seed):
-    """A reward for every answer, (A), and a reward model that looks them up."""
-    torch.manual_seed(seed)
-    ended = torch.tensor([END in answer for answer in answers])             # (A)
-    rewards = torch.randn(len(answers)).where(ended, NEVER_ENDED)           # (A)
-    table = torch.zeros(6 ** length)
-    for answer, score in zip(answers, rewards):
-        table[number(torch.tensor([answer]))] = score
-
-    def reward(ids, mask):
-        return table[number(ids.where(mask, -1)[:, len(PROMPT):])]          # (rows)
-    return rewards.double(), SimpleNamespace(reward=reward)
+    def reward(self, ids, mask):
+        """The rewards (rows) of prompts with answers, (rows, tokens)."""
+        return self.table[number(ids.where(mask, -1)[:, len(PROMPT):])]
 
 
 def number(answers):
@@ -105,7 +96,7 @@ def ppo_policy(task, beta, updates=None):
         steps=updates or UPDATES[task.length], batch_size=256, epochs=2, minibatches=1,
         max_new_tokens=task.length, temperature=1.0, lr=3e-3, critic_lr=1e-2, kl_coef=beta,
         gamma=1.0, lam=0.95, clip=0.2, value_clip=0.2, missing_eos_score=NEVER_ENDED)
-    for _ in ppo.train(actor, critic, task.reference, task.reward_model, *optimizers,
+    for _ in ppo.train(actor, critic, task.reference, task, *optimizers,
                        [PROMPT] * cfg.batch_size, ppo.first_state(cfg), cfg):
         pass
     return enumerated(actor, task.answers).detach()

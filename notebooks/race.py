@@ -18,6 +18,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import prepare                              # first: it puts the scripts on the path
 import matplotlib.pyplot as plt
@@ -64,10 +65,8 @@ METHODS = {
 }
 
 
-@dataclass(frozen=True)
-class Race:
-    """What every method may spend. In the short race all start from the lessons' own models, in the
-    full one each seed has its own."""
+class Race(NamedTuple):
+    """What every method may spend."""
     updates: int                # rollouts
     responses: int              # of a rollout
     rankings: int               # that the reward model has read, and DPO reads
@@ -75,12 +74,9 @@ class Race:
     out: Path                   # folder of the results
 
 
-RACES = {"short": Race(24, 64, 500 * 16, (1, 2, 3), prepare.OWN / "race"),
-         "full": Race(80, 128, 1200 * 16, (0, 1, 2, 3, 4), prepare.ROOT / "out" / "race")}
-
-
-def own_models(seed):
-    return prepare.ROOT / "out" / f"seed{seed}"
+OUT = prepare.ROOT / "out"
+RACES = {"short": Race(24, 64, 500 * 16, (1, 2, 3), prepare.OWN / "race"),  # the lessons' models
+         "full": Race(80, 128, 1200 * 16, (0, 1, 2, 3, 4), OUT / "race")}   # each seed has its own
 
 # ---------- one run
 
@@ -101,7 +97,7 @@ def run(race, name, seed, lr=None):
     """One run: {"history": a row for each rollout, "test": evaluate.py's row at the end, "tokens"
     generated for training, "seconds": of the processor, for training}."""
     full, method, race = race == "full", METHODS[name], RACES[race]
-    folder, models_seed = (own_models(seed), seed) if full else (prepare.OWN, 0)
+    folder, models_seed = (OUT / f"seed{seed}", seed) if full else (prepare.OWN, 0)
     cfg = ppo.Config(seed=seed, batch_size=race.responses, steps=race.updates,
                      lr=lr or (method.rates or (0, 0))[full],
                      lam=0.95 if name == "PPO" else 1.0, epochs=1 if method.one_step else 2,
@@ -162,8 +158,8 @@ def results(race, names=tuple(METHODS), seeds=(), lr=None):
     """{method: [its run with each seed]}. What is not there yet is made now."""
     seeds = seeds or RACES[race].seeds
     for stage in ("sft", "reward") if race == "full" else ():
-        runs.make({own_models(seed) / stage / "config.json": [
-            prepare.ROOT / f"{stage}.py", "--seed", seed, "--run", own_models(seed)]
+        runs.make({OUT / f"seed{seed}" / stage / "config.json": [
+            prepare.ROOT / f"{stage}.py", "--seed", seed, "--run", OUT / f"seed{seed}"]
             for seed in seeds}, say=prepare.show)
     runs.make({file(race, name, seed, lr):
                ["-c", f"import race; race.save({race!r}, {name!r}, {seed}, {lr})"]
