@@ -93,7 +93,7 @@ def chat(speakers, cfg):
     print("Ask something; an empty line ends the talk.")
     width = max(len(speaker.name) for speaker in speakers)
     seeds = random.Random(cfg.seed)
-    while question := one_line(input("Human: ")):
+    while question := input("Human: ").strip():
         seed = seeds.getrandbits(63)    # one for all: no response depends on the other speakers
         for speaker in speakers:
             torch.manual_seed(seed)
@@ -102,11 +102,6 @@ def chat(speakers, cfg):
             for piece in speaker.respond(question, 0 if cfg.greedy else cfg.temperature, cfg.turns):
                 print("\n".join(map(printable, piece.split("\n"))), end="", flush=True)
             print()
-
-
-def one_line(text):
-    """The text without control characters: nobody means to type them, and no turn can begin."""
-    return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
 def main():

@@ -9,8 +9,6 @@ A judge has
                             -> {name: a verdict on each pair}, as win_rate.py explains them
     is_proxy                whether it is the very reward model that PPO learns from
     replies, remark         how it judged: a dict for the JSON, or None, and text to print
-
-`open_judge` gives the judge that the command line names.
 """
 import torch
 

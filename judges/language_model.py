@@ -116,17 +116,16 @@ class LanguageModel:
         """Say how it judged, from the two letters on each pair."""
         said = [letter for letters in pairs for letter in letters if letter]
         read = [letters for letters in pairs if None not in letters]
-        without = len(pairs) - len(read)
         first = said.count("A") / len(said) if said else None
         agree = sum(a != b for a, b in read) / len(read) if read else None
-        self.replies = {"pairs": len(pairs), "without_verdict": without,
+        self.replies = {"pairs": len(pairs), "without_verdict": len(pairs) - len(read),
                         "first_preferred": first, "orders_agree": agree}
-        if not read:
-            return
-        self.remark = (
-            f"{len(pairs):,} pairs were judged in both orders, which agree on {agree:.1%} (by "
-            f"chance: 50%); the first response is preferred in {first:.1%}\n{without:,} of the "
-            "pairs have no verdict, since a reply could not be read, and are left out")
+        if read:
+            self.remark = (
+                f"{len(pairs):,} pairs were judged in both orders, which agree on {agree:.1%} (by "
+                f"chance: 50%); the first response is preferred in {first:.1%}\n"
+                f"{len(pairs) - len(read):,} of the pairs have no verdict, since a reply could not "
+                "be read, and are left out")
         if len(said) >= 10 and not 0.05 < first < 0.95:
             letter = "A" if first > 0.5 else "B"
             self.remark += (f"\nWARNING: this judge does not read the responses. It says {letter} "

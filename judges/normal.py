@@ -5,6 +5,7 @@ further seeds should lie. experiments/figures.py writes it, `python evaluate.py 
 """
 import csv
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -69,22 +70,19 @@ def compare(folder, path=NORMAL):
     if not bands.keys() <= curves.keys():
         raise UserError(f"{folder}: there are no curves of this ppo.py, "
                         "so train with `python ppo.py` first")
-    lines, odd = [f"{'':24}{'inside':>8}{'last':>11}   normal then"], []
-    verdicts = []
+    lines, odd, verdicts = [f"{'':24}{'inside':>8}{'last':>11}   normal then"], [], []
     for name, ends in bands.items():
         curve = curves[name]
         inside = {update: low <= curve[update] <= high for update, (low, high) in ends.items()
                   if update in curve}
         verdicts += inside.values()
-        share, last = sum(inside.values()) / len(inside), max(inside)
-        low, high = ends[last]
-        lines.append(f"{name:24}{share:8.0%}{curve[last]:11.3g}   {low:.3g} to {high:.3g}")
-        if share < INSIDE:
+        low, high = ends[max(inside)]
+        lines.append(f"{name:24}{fmean(inside.values()):8.0%}{curve[max(inside)]:11.3g}   "
+                     f"{low:.3g} to {high:.3g}")
+        if fmean(inside.values()) < INSIDE:
             first = min(update for update, there in inside.items() if not there)
             odd.append(f"{name} (first outside at update {first})")
-    share = sum(verdicts) / len(verdicts)
-    lines.append(f"{share:.1%} of {len(verdicts)} numbers lie in the band that five good runs of "
-                 "the toy with the default flags have; 95% or more is usual")
-    lines.append("this run is not normal: look at " + ", ".join(odd) if odd else
-                 "no curve is out of the ordinary")
-    return "\n".join(lines)
+    said = "this run is not normal: look at " if odd else "no curve is out of the ordinary"
+    return "\n".join([
+        *lines, f"{fmean(verdicts):.1%} of {len(verdicts)} numbers lie in the band that five good "
+        "runs of the toy with the default flags have; 95% or more is usual", said + ", ".join(odd)])

@@ -417,7 +417,7 @@ MUTANTS = [
     ("chat.py", "the model talks to itself", "if HUMAN in text:", "if False:"),
     ("chat.py", "what was held back at the end is lost", "        yield text[shown:]\n", ""),
     ("chat.py", "a piece is shown twice", "            shown = len(settled(text))\n", ""),
-    ("chat.py", "the newest turns are forgotten", 'text = "".join(self.turns[forgotten:])', 'text = "".join(self.turns[:len(self.turns) - forgotten])'),
+    ("chat.py", "the newest turns are forgotten", '"".join(self.turns[forgotten:])', '"".join(self.turns[:len(self.turns) - forgotten])'),
     ("chat.py", "what was forgotten comes back", "                self.turns = self.turns[forgotten:]\n", ""),
     ("chat.py", "the beginning of a long question is read", "ids[-self.room:], [", "ids[:self.room], ["),
     ("chat.py", "responses are forgotten", "self.turns[-1] += text", "pass"),
