@@ -82,7 +82,7 @@ def compare(folder, path=NORMAL):
         if fmean(inside.values()) < INSIDE:
             first = min(update for update, there in inside.items() if not there)
             odd.append(f"{name} (first outside at update {first})")
+    lines.append(f"{fmean(verdicts):.1%} of {len(verdicts)} numbers lie in the band that five good "
+                 "runs of the toy with the default flags have; 95% or more is usual")
     said = "this run is not normal: look at " if odd else "no curve is out of the ordinary"
-    return "\n".join([
-        *lines, f"{fmean(verdicts):.1%} of {len(verdicts)} numbers lie in the band that five good "
-        "runs of the toy with the default flags have; 95% or more is usual", said + ", ".join(odd)])
+    return "\n".join([*lines, said + ", ".join(odd)])
