@@ -11,7 +11,7 @@ import json
 import random
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -80,16 +80,13 @@ class Labels:
 def agreement(rows):
     """(how often the same, of how often): for each pair of completions that was compared again,
     whether the verdict, the first, the second or a tie, is that of the time before."""
-    verdicts, same, again = {}, 0, 0
+    verdicts = defaultdict(list)        # of each pair, in the order in which they were given
     for prompt, ranking in rows:
         placed = [(place, text) for place, texts in enumerate(ranking) for text in texts]
         for (i, a), (j, b) in combinations(placed, 2):
-            pair, verdict = (prompt, *sorted((a, b))), "tie" if i == j else a
-            if pair in verdicts:
-                again += 1
-                same += verdicts[pair] == verdict
-            verdicts[pair] = verdict
-    return same, again
+            verdicts[(prompt, *sorted((a, b)))].append("tie" if i == j else a)
+    same = [now == before for given in verdicts.values() for before, now in zip(given, given[1:])]
+    return sum(same), len(same)
 
 # ---------- the questions
 

@@ -434,7 +434,7 @@ MUTANTS = [
     ("label.py", "undo removes all labels", "        self.save(rows)\n        return last", "        self.save([])\n        return last"),
     ("label.py", "to be undecided again is to disagree", '"tie" if i == j else a', "a"),
     ("label.py", "the same responses to two questions are one comparison", "(prompt, *sorted((a, b)))", "(*sorted((a, b)),)"),
-    ("label.py", "the first verdict is never revised", "            verdicts[pair] = verdict\n", "            verdicts.setdefault(pair, verdict)\n"),
+    ("label.py", "the first verdict is never revised", "zip(given, given[1:])", "zip(given[:1] * len(given), given[1:])"),
     ("label.py", "the place on the screen tells the old verdict", "self.random.sample(sorted(completions), len(completions))", "sorted(completions)"),
     ("label.py", "a question comes again at once", "given[-PAUSE:]", "given[:0]"),
     ("label.py", "a question comes again for ever", "if times == 1\n               and", "if times\n               and"),

@@ -1,4 +1,5 @@
 """You are the human: what label.py keeps, asks and shows, through a real terminal, killed and started again."""
+import codecs
 import json
 import os
 import pty
@@ -261,7 +262,7 @@ class Terminal:
 
     def __init__(self, *flags):
         self.pid, self.file = pty.fork()
-        self.screen = ""
+        self.screen, self.decode = "", codecs.getincrementaldecoder("utf-8")().decode      # a read may end within a character
         if self.pid == 0:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")
@@ -287,7 +288,7 @@ class Terminal:
                 read = b""
             if not read:
                 raise Gone
-            self.screen += read.decode().replace("\r\n", "\n")
+            self.screen = (self.screen + self.decode(read)).replace("\r\n", "\n")
         shown, _, self.screen = self.screen.partition(text)
         return shown + text
 
