@@ -30,7 +30,8 @@ from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
 from support.runs import find_model, finish
 from support.trainable import parameter_count, set_trainable
-from text.batches import alike, batch_at, encode_comparisons, encode_prompts, micro_batches, pad
+from text.batches import alike, batch_at, encode_prompts, micro_batches, pad
+from text.examples import encode_comparisons
 from text.tokenizer import Tokenizer
 
 

@@ -26,7 +26,8 @@ from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
 from support.runs import finish
 from support.trainable import parameter_count, parse_train, set_trainable
-from text.batches import batch_at, encode_demonstrations, encode_texts, micro_batches, pad
+from text.batches import batch_at, micro_batches, pad
+from text.examples import encode_demonstrations, encode_texts
 from text.tokenizer import Tokenizer
 
 

@@ -16,7 +16,8 @@ from data import toy_world
 from gpt import ScalarGPT
 from judges.win_rate import by_scores
 from support import UserError
-from text.batches import fit, pad
+from text.batches import pad
+from text.examples import fit
 from text.tokenizer import Tokenizer
 
 

@@ -25,7 +25,8 @@ import reward
 from experiments.runs import means, opinions, read
 from gpt import GPT, ScalarGPT
 from support.optimizer import adamw
-from text.batches import batch_at, encode_comparisons
+from text.batches import batch_at
+from text.examples import encode_comparisons
 from text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)        # for models as small as these, more only wait for each other

@@ -32,7 +32,8 @@ from experiments import runs
 from judges import Gold
 from support.files import write_whole
 from support.optimizer import adamw, set_learning_rate
-from text.batches import batch_at, encode_comparisons
+from text.batches import batch_at
+from text.examples import encode_comparisons
 from text.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")

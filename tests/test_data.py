@@ -8,7 +8,8 @@ import torch
 
 import data
 from support import UserError
-from text.batches import batch_at, fit, pad
+from text.batches import batch_at, pad
+from text.examples import fit
 from data.jsonl import read_jsonl
 from text.tokenizer import Tokenizer
 from tiny import critic, words, write_rows

@@ -1,18 +1,10 @@
-"""From strings to batches: lists of token ids that fit into a model, padded tensors, parts."""
+"""From lists of token ids to batches: padded tensors, and their parts."""
 from dataclasses import replace
 
 import torch
 
 from support import UserError
 from support.distributed import own_rows
-
-# ---------- token ids that fit
-
-def fit(prompt, completions, block_size):
-    """(prompt, completions), ids, the prompt cut from the left so that the longest completion fits
-    behind it, all in block_size tokens; None if that leaves no room for a prompt at all."""
-    room = block_size - max(map(len, completions))
-    return (prompt[-room:], completions) if room > 0 else None
 
 
 def encode_prompts(prompts, tokenizer, block_size, max_new_tokens):
@@ -24,39 +16,6 @@ def encode_prompts(prompts, tokenizer, block_size, max_new_tokens):
                         f"model's {block_size} positions")
     return [tokenizer.encode(prompt)[-room:] for prompt in prompts]
 
-
-def encode_texts(texts, tokenizer, block_size):
-    """Pages as (prompt ids, completion ids) without a prompt, long ones in pieces of block_size."""
-    examples = []
-    for text in texts:
-        _, page = tokenizer.encode("", text)
-        pieces = [page[i:i + block_size] for i in range(0, len(page), block_size)]
-        examples += [([], piece) for piece in pieces if len(piece) > 1]  # one predicts nothing
-    return examples
-
-
-def encode_demonstrations(demonstrations, tokenizer, block_size):
-    """(prompt ids, completion ids) of the demonstrations (prompt, completion) that fit."""
-    rankings = [(prompt, [completion]) for prompt, completion in demonstrations]
-    examples = encode_comparisons(rankings, tokenizer, block_size, "demonstration")
-    return [(prompt, completion) for prompt, [completion] in examples]
-
-
-def encode_comparisons(comparisons, tokenizer, block_size, kind="comparison"):
-    """(prompt ids, [completion ids, best first]) of the comparisons (prompt, ranking) that fit.
-    Prints how many do not. Raises UserError if none does."""
-    fitted = [fit(tokenizer.encode(prompt),
-                  [tokenizer.encode("", completion)[1] for completion in ranking], block_size)
-              for prompt, ranking in comparisons]
-    examples = [example for example in fitted if example]
-    if dropped := len(comparisons) - len(examples):
-        print(f"{dropped} {kind}s dropped: a completion alone exceeds {block_size} tokens")
-    if not examples:
-        raise UserError(f"no {kind} fits into {block_size} tokens: train the SFT model with a "
-                        "larger --block_size")
-    return examples
-
-# ---------- batches
 
 def pad(rows, left=False, device=None):
     """Lists of ids -> ids (B, T), mask (B, T), True where a row has a token. A mask comes from
