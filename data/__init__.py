@@ -62,12 +62,11 @@ def tokenizer_for(name):
 
 
 def collect(rows):
-    """A Dataset of rows as `jsonl.read_jsonl` has them; what they lack is taken from the others."""
+    """A Dataset of rows as `jsonl.read_jsonl` has them."""
     texts = [row["text"] for row in rows if "text" in row]
     demonstrations = [(row["prompt"], row["completion"]) for row in rows if "completion" in row]
     comparisons = [(row["prompt"], row["completions"]) for row in rows if "completions" in row]
     prompts = [row["prompt"] for row in rows if row.keys() == {"prompt"}]
-
     demonstrations = demonstrations or [(prompt, ranking[0]) for prompt, ranking in comparisons]
     prompts = prompts or [prompt for prompt, _ in demonstrations if prompt.strip()]
     texts = texts or [prompt + completion for prompt, completion in demonstrations]

@@ -34,9 +34,10 @@ def command(cfg, script):
     return " ".join([f"python {script}.py", *flags])
 
 
-def card(run, stage, cfg, frame):
-    """The card of a run's stage, made with the flags `cfg`. `frame` is what begins the turns of a
-    dialogue, the human's and the assistant's."""
+def card(folder, cfg, frame):
+    """The card of the stage that `folder` is named after, made with the flags `cfg`. `frame` is
+    what begins the turns of a dialogue, the human's and the assistant's."""
+    run, stage = folder.parent.name, folder.name
     script = {"base": "sft", "critic": "ppo"}.get(stage, stage)
     dialogue = "".join(f"{turn} …" for turn in frame)
     scorer = stage in ("reward", "critic")

@@ -61,8 +61,7 @@ def in_json(value):
 
 
 def read_shape(folder, fields):
-    """What a folder's config.json says of a config's `fields`, by name. Raises UserError if that is
-    no GPT-2."""
+    """What config.json says of a config's `fields`. Raises UserError if it is no GPT-2's."""
     stored = read_config(folder)
     for key, right in {**GPT2, "n_inner": [None, 4 * stored.get("n_embd", 768)]}.items():
         if stored.get(key, right[0]) not in right:
@@ -83,9 +82,8 @@ def is_scorer(config):
 # ---------- weights
 
 def read_weights(folder, expected, new_head=False):
-    """The tensors of a folder by gpt.py's names. `expected` has the right names and shapes; with
-    `new_head` a missing scalar head is random. Raises UserError if a tensor is missing, left over,
-    of another shape or not finite."""
+    """The finite tensors of a folder, with the names and shapes of `expected`, else UserError. With
+    `new_head` a missing scalar head is random."""
     tensors = plain_names(read_tensors(folder), folder)
     if new_head:
         channels = expected["score.weight"].shape[1]
@@ -111,7 +109,10 @@ def read_tensors(folder):
     index, files = folder / "model.safetensors.index.json", ["model.safetensors"]
     if not (folder / files[0]).exists():
         if index.exists():
-            files = listed_files(index)
+            listed = read_json(index).get("weight_map")
+            if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
+                raise UserError(f"{index}: weight_map must name the file of each tensor")
+            files = sorted(set(listed.values()))
         elif list(folder.glob("pytorch_model*.bin")):
             kind = "SequenceClassification" if is_scorer(read_config(folder)) else "CausalLM"
             raise UserError(
@@ -128,14 +129,6 @@ def read_tensors(folder):
             raise UserError(f"{folder / file}: cannot be read ({reason(error)}); copy or train it "
                             "again") from error
     return tensors
-
-
-def listed_files(index):
-    """The files that a model.safetensors.index.json names."""
-    listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
-        raise UserError(f"{index}: weight_map must name the file of each tensor")
-    return sorted(set(listed.values()))
 
 
 def plain_names(tensors, folder):

@@ -48,8 +48,7 @@ PRESETS = Path(__file__).parent / "presets.json"    # stage -> model -> flags; d
 
 
 def launch(main, Config, stage):
-    """Run `main` with the Config of the command line. Exit codes are those of `plain_endings`, and
-    2 after a wrong flag."""
+    """Run `main` with the Config of the command line. After a wrong flag the exit code is 2."""
     with plain_endings():
         cfg = tyro.cli(Config)
         take_preset(cfg, read_json(PRESETS)[stage])
@@ -57,8 +56,7 @@ def launch(main, Config, stage):
 
 
 def take_preset(cfg, presets):
-    """Put the preset that --preset names, or that fits the model, in place of the defaults; not of
-    what the command line says."""
+    """Put the preset of --preset, or of the model, in place of what no flag of the user says."""
     cfg.preset = cfg.preset or preset_of(cfg)
     if not cfg.preset:
         return

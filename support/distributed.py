@@ -2,9 +2,8 @@
 
     torchrun --nproc_per_node=4 -- ppo.py --data hh
 
-Each process responds to its own rows of a batch, and learns from its own rows. Gradients are summed
-before every step, so N processes make the steps that one would make with the same batches. Without
-torchrun there is one process, and nothing here does anything.
+Each process responds to its own rows of a batch and learns from its own. Gradients are summed
+before every step, so N processes make the steps of one. Without torchrun all this does nothing.
 """
 import os
 import sys

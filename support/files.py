@@ -12,9 +12,9 @@ from support.distributed import rank
 
 
 def write_whole(path, content):
-    """Write a file under a temporary name and move it into place: whatever ends the program or the
-    machine, the file is the old one or the new one. `content` is text, a dict for JSON, or a
-    function that writes to the path it is given. Of several processes only the first one writes."""
+    """Write a file under a temporary name and move it into place: whatever happens, it is the old
+    one or the new one. `content` is text, a dict for JSON, or a function that writes to the path it
+    is given. Of several processes only the first one writes."""
     if rank() > 0:
         return
     if isinstance(content, dict):

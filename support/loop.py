@@ -6,10 +6,10 @@
         loop.log(metrics, show=["loss"], batch=batch)
     loop.close()
 
-The training loop is a generator of its script: it knows nothing of this file, and anybody can
-consume it. `resume.pt` in the stage's folder holds all that is needed to go on as if the run had
-never stopped.
+The training loop is a generator of its script, which anybody can consume. `resume.pt` in the
+stage's folder holds all that is needed to go on as if the run had never stopped.
 """
+import json
 import math
 import os
 import signal
@@ -21,7 +21,7 @@ from support import UserError
 from support.distributed import gather, rank, total
 from support.endings import Stopped
 from support.files import write_whole
-from support.resume import check_same_run, identity, read_checkpoint, write_batch
+from support.resume import as_text, check_same_run, identity, read_checkpoint
 from support.runs import set_aside
 
 MINUTES = 10            # between two saves: what a power cut costs at most
@@ -48,7 +48,7 @@ class Loop:
         self.open()
 
     def run(self, updates):
-        """Pass on what the generator `updates` yields after each step. Save every so often, after
+        """Pass on what the generator `updates` yields after each step. Save when it is due, after
         the last step, and when Ctrl-C or SIGTERM asks to stop: then raise Stopped."""
         there = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self.handlers = {number: old for number, old in there.items() if old != signal.SIG_IGN}
@@ -94,12 +94,12 @@ class Loop:
 
     def log(self, metrics, show=(), batch=None):
         """Log a dict of numbers at this step, those named in `show` on the progress bar, too.
-        Raises UserError if a loss or a gradient is not finite, and then leaves `batch` as text: it
-        is nested lists of token ids, or padded `ids` with their `mask`."""
+        Raises UserError if a loss or a gradient is not finite, and leaves `batch` as text."""
         for name, value in metrics.items():
             if not math.isfinite(value) and ("loss" in name or "gradient" in name):
                 file = self.folder / "not_finite.json"
-                write_batch(file, batch, self.tokenizer)
+                texts = as_text(batch, self.tokenizer)
+                write_whole(file, json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
                 raise UserError(f"{name} is {value} at step {self.step}: the step was not taken, "
                                 f"its batch is in {file}. Look for odd rows there, then start "
                                 "again with lower learning rates")

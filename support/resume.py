@@ -1,22 +1,17 @@
-"""What a run must have in common with the save that it goes on from, and what it leaves when it
-can't go on."""
+"""What a run must have in common with the save that it goes on from."""
 import hashlib
-import json
 
 import torch
 
 from support import UserError, reason
-from support.files import write_whole
 
-# Flags that may change when a run goes on: where things are, how long and how often, and what
-# changes no gradient.
+# Flags that may change: where things are, how long and how often, what changes no gradient.
 MAY_CHANGE = {"data", "run", "init", "reward_model", "preset", "resume", "steps", "pretrain_steps",
               "save_every", "sample_every", "device", "micro_batch_size"}
 
 
 def identity(cfg, rows, parts):
-    """What makes a run this run, as a dict of name -> value: its flags, and fingerprints of rows
-    and first weights."""
+    """What makes a run this run, by name: its flags, fingerprints of rows and first weights."""
     same = {f"--{name}": value for name, value in vars(cfg).items() if name not in MAY_CHANGE}
     same["the rows of --data"] = fingerprint(rows)
     for name, part in parts.items():
@@ -36,8 +31,7 @@ def fingerprint(values):
 
 
 def read_checkpoint(path):
-    """The dict in a resume.pt; programs hidden in it are not executed. Raises UserError if it is
-    damaged."""
+    """The dict in a resume.pt, in which no program is run. Raises UserError if it is damaged."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         step, same = int(saved["state"]["step"]), dict(saved["identity"])
@@ -61,16 +55,10 @@ def check_same_run(path, saved, now, steps):
                         "asked for")
 
 
-def write_batch(file, batch, tokenizer):
-    """Write a batch as text: nested lists of token ids, or padded `ids` with their `mask`."""
+def as_text(batch, tokenizer):
+    """A batch with text in place of token ids: nested lists, or padded `ids` with their `mask`."""
     if hasattr(batch, "mask"):
-        batch = [row[real].tolist() for row, real in zip(batch.ids, batch.mask)]
-    text = json.dumps(as_text(batch, tokenizer), indent=1, ensure_ascii=False)
-    write_whole(file, text + "\n")
-
-
-def as_text(ids, tokenizer):
-    """Nested lists of token ids, each innermost list as its text."""
-    if all(isinstance(i, int) for i in ids):
-        return tokenizer.decode(ids)
-    return [as_text(part, tokenizer) for part in ids]
+        return tokenizer.texts(batch.ids, batch.mask)
+    if all(isinstance(i, int) for i in batch):
+        return tokenizer.decode(batch)
+    return [as_text(part, tokenizer) for part in batch]

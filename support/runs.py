@@ -1,5 +1,4 @@
-"""A run is a folder: base/, sft/, reward/, ppo/, and TensorBoard's logs. Each stage finds its
-predecessors there."""
+"""A run is a folder: base/, sft/, reward/, ppo/, one for each stage, and TensorBoard's logs/."""
 import os
 import shutil
 from pathlib import Path
@@ -10,8 +9,7 @@ from support.files import write_whole
 
 
 def run_folder(cfg):
-    """`--run`, or out/<data set>, or out/<name of the data file>. "hh:a+b" becomes out/hh-a-b,
-    "hub:a/b" out/b."""
+    """`--run`, or out/<name of the data>: "hh:a+b" gives out/hh-a-b, "hub:a/b" out/b."""
     if cfg.run:
         return Path(cfg.run)
     name = Path(cfg.data).name.removesuffix(".gz").removesuffix(".jsonl")
@@ -61,8 +59,7 @@ def find_model(run, stage, name=""):
 
 
 def set_aside(folder):
-    """Keep what an earlier run left in a stage's folder, and its curves, under another name, in
-    place of what had that name."""
+    """Keep what an earlier run left in a stage's folder, and its curves, under another name."""
     finished = (folder / "config.json").exists()
     if not finished and not (folder / "resume.pt").exists():
         return
@@ -78,7 +75,6 @@ def finish(model, tokenizer, folder, cfg):
     """Save a stage's model and its card. What was needed to resume the stage is needed no more."""
     from export.card import card            # only a finished stage has one
     model.save_pretrained(folder, tokenizer)
-    run = folder.resolve().parent.name
-    write_whole(folder / "README.md", card(run, folder.name, cfg, tokenizer.frame))
+    write_whole(folder / "README.md", card(folder.resolve(), cfg, tokenizer.frame))
     (folder / "resume.pt").unlink(missing_ok=True)
     print(f"saved {folder}")

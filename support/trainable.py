@@ -1,5 +1,4 @@
-"""Which weights training may move: all, the last N blocks', or those of LoRA adapters beside the
-blocks' matrices."""
+"""Which weights training may move: all, the last N blocks', or those of LoRA adapters."""
 import re
 
 import torch.nn as nn

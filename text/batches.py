@@ -57,8 +57,7 @@ def micro_batches(batch, size, weight):
 
 
 def alike(examples, size):
-    """Parts of at most `size` examples of like length: real dialogues differ a hundredfold, and a
-    part is padded only to its own longest."""
+    """Parts of at most `size` examples of like length, each padded only to its own longest."""
     examples = sorted(examples, key=longest)
     return [examples[i:i + size] for i in range(0, len(examples), size)]
 

@@ -88,8 +88,7 @@ class Tokenizer:
         return first
 
     def save(self, folder, config=None):
-        """Write the vocabulary into a folder; into that of a model, whose config.json is `config`,
-        as Hugging Face's tools read it, too."""
+        """Write the vocabulary; with a model's config.json also as Hugging Face's tools read it."""
         tokens = [self.encoding.decode_single_token_bytes(i) for i in range(self.eos)]
         if config:
             from export.tokenizer_json import tokenizer_config, tokenizer_json
