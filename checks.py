@@ -22,6 +22,8 @@ from support import UserError
 from support.checkpoint import read_config
 from support.trainable import parameter_count
 
+LEAST_KL = 0.01         # nats a response: less is rounding, and no bug of sampling is so small
+
 # ---------- the numbers
 
 def deviation(x, bf16):
@@ -63,10 +65,11 @@ def check_kl(kl, negatives):
     """How many rollouts in a row had a mean KL per response, kl (B), clearly below 0; an error at
     the third.
 
-    A KL is never negative. Its estimate can be, by chance, but not by two standard errors time and
-    again."""
+    A KL is never negative. Its estimate can be, by chance: so it must lie LEAST_KL below 0, and so
+    many standard errors as chance alone reaches in 2.3% of all rollouts."""
     standard_error = kl.std() / len(kl) ** 0.5
-    negatives = negatives + 1 if kl.mean() < -2 * standard_error else 0
+    clearly = -LEAST_KL - t_quantile(len(kl) - 1) * standard_error
+    negatives = negatives + 1 if kl.mean() < clearly else 0
     if negatives == 3:
         raise UserError(
             "the mean KL to the reference was clearly negative in 3 rollouts running (now "
@@ -74,6 +77,14 @@ def check_kl(kl, negatives):
             "Look, in this order, at: top-k, top-p or a minimum length in sampling, the "
             "temperature, padding counted as actions, the sign of the log-ratio")
     return negatives
+
+
+def t_quantile(n):
+    """What Student's t with n degrees of freedom exceeds in 2.3% of all cases: 2 for many, 4.5 for
+    2 (Abramowitz and Stegun, 26.7.5, at z = 2)."""
+    if n < 1:
+        return math.inf
+    return 2 + 2.5 / n + 3.0625 / n ** 2 + 2.859 / n ** 3
 
 
 def check_rollout(experience, step, negatives, bf16):

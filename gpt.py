@@ -42,10 +42,13 @@ class KVCache:
         self.capacity, self.length, self.stored = capacity, 0, None
 
     def extend(self, new):
-        """Append keys and values (2, B, H, T, D); return all of them, (2, B, H, S, D)."""
+        """Append keys and values (2, B, H, T, D); return all of them, (2, B, H, S, D).
+        Raises ValueError if there is no room for them."""
         if self.stored is None:
             self.stored = new.new_empty(*new.shape[:3], self.capacity, new.shape[4])
         start, self.length = self.length, self.length + new.shape[3]
+        if self.length > self.capacity:
+            raise ValueError(f"{self.length} tokens in a cache for {self.capacity}")
         self.stored[:, :, :, start:self.length] = new
         return self.stored[:, :, :, :self.length]
 
@@ -161,8 +164,9 @@ class GPT(nn.Module):
 
     def head(self, hidden):
         """Hidden states (…, C) -> logits (…, V). The head is tied: its matrix is the token
-        embedding."""
-        return F.linear(hidden, self.transformer.wte.weight)
+        embedding. Ids above <|endoftext|> have no text, as in a model whose vocabulary was rounded
+        up: they get no logit, and so no probability."""
+        return F.linear(hidden, self.transformer.wte.weight[:self.config.eos_token_id + 1])
 
     def forward(self, ids, mask=None):
         """ids (B, T), and their mask where rows are padded -> logits (B, T, V).
@@ -190,8 +194,11 @@ class GPT(nn.Module):
             states = self.transformer(new, seen, cache)             # (B, T, C), T = P and then 1
             logits = self.head(states[:, -1]).float()               # (B, V)
             probs = F.softmax(logits / (temperature or 1.0), dim=-1)  # (B, V)
+            ends = probs.cumsum(-1)                                 # (B, V)
+            if not ends[:, -1].isfinite().all():
+                raise UserError("the model gives tokens probabilities that are not finite: its "
+                                "training has failed, or the temperature is too close to 0")
             if temperature:     # the token in whose share of [0, total) a random number falls
-                ends = probs.cumsum(-1)                             # (B, V)
                 point = ends[:, -1:] * torch.rand_like(ends[:, :1])  # (B, 1)
                 new = torch.searchsorted(ends, point, right=True)   # (B, 1)
             else:

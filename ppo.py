@@ -10,7 +10,10 @@ Four networks:
     reward model  reward/       frozen    scores finished responses
 
 The reference is frozen because it defines the KL: if it moved along, nothing would keep the actor
-near the SFT model. The reward model is frozen because PPO has no new comparisons to train it on.
+near the SFT model. The reward model is frozen because PPO has no new comparisons to train it on;
+InstructGPT and Bai et al. collect some, and train it again. The critic starts as a network that has
+read comparisons, not as a value function: what it says before the end of a response means nothing
+at first.
 
 One update: 1 sample responses, 2 let the other three networks read them, 3 turn scores and KL into
 rewards per token, 4 turn rewards into advantages, 5 take a few clipped gradient steps, 6 log.
@@ -28,7 +31,8 @@ import torch
 
 import data
 from checks import check_memory, check_normalised, check_ratio, check_rollout
-from gpt import GPT, ScalarGPT, response_logits, response_logprobs, token_logprobs
+from gpt import GPT, ScalarGPT, response_logits, token_logprobs
+from support import UserError
 from support.command_line import TrainingFlags, launch, start
 from support.distributed import from_first, gather, own_rows, total, world_size
 from support.loop import Loop
@@ -78,8 +82,16 @@ def whiten(x, mask):
 def kl_penalty(logprobs, ref_logprobs):
     """KL(actor ‖ reference) of each token (B, R), in nats, estimated from the one that was
     sampled: log π - log π_ref, known as k1. It is unbiased, and its sum over a response is
-    log π(y) - log π_ref(y), the KL term of the objective."""
+    log π(y) - log π_ref(y), the KL term of the objective. In the reward, where no gradient flows
+    through it, it gives the gradient of KL(π ‖ π_ref); methods.py has other estimators."""
     return logprobs - ref_logprobs                          # (B, R)
+
+
+def kl_divergence(logits, ref_logits):
+    """KL(π ‖ π_ref) of the next token, Σ π log(π / π_ref) over the vocabulary: 2 x (…, V) -> (…),
+    nats. It has the mean of k1 without the noise of sampling."""
+    logp, ref_logp = logits.log_softmax(-1), ref_logits.log_softmax(-1)     # 2 x (…, V)
+    return (logp.exp() * (logp - ref_logp)).sum(-1)
 
 
 def gae(rewards, values, gamma, lam):
@@ -134,9 +146,9 @@ def entropy(logits):
 
 def adapt_kl_coef(kl_coef, kl, target, horizon, responses):
     """β after a rollout of `kl` nats a response: up if that is above the target, down if below, by
-    at most 20% of responses / horizon (arXiv:1909.08593, section 2.2)."""
+    at most 20% of responses / horizon (arXiv:1909.08593, section 2.2), and at most twofold."""
     error = min(max(kl / target - 1, -0.2), 0.2)
-    return kl_coef * (1 + error * responses / horizon)
+    return kl_coef * min(max(1 + error * responses / horizon, 0.5), 2.0)
 
 # ---------- the four networks
 
@@ -170,6 +182,7 @@ class Experience:
     ref_logprobs: torch.Tensor    # (B, R) log π_ref of the actions, nats
     values: torch.Tensor          # (B, R) V(state before the action)
     scores: torch.Tensor          # (B) the reward model's, or missing_eos_score
+    exact_kl: torch.Tensor        # (B, R) KL(π_old ‖ π_ref) of the next token, nats
     rewards: torch.Tensor         # (B, R) -β KL, the score at the last action
     advantages: torch.Tensor      # (B, R) whitened over the whole rollout
     returns: torch.Tensor         # (B, R) the critic's targets
@@ -212,20 +225,24 @@ def make_experience(actor, critic, reference, reward_model, prompts, prompt_mask
 
     # 2  The other three networks read the same tokens: a few rows at a time, to fit into memory,
     #    and without the columns that are padding in all of these rows.
-    scores, values, ref_logprobs = [], [], []
+    scores, values, ref_logprobs, exact_kl = [], [], [], []
     for rows, real in row_parts(ids, mask, cfg.micro_batch_size):       # 2 x (rows, T)
         scores.append(reward_model.reward(rows, real))                  # (rows)
         values.append(state_values(critic, rows, real, R))              # (rows, R)
-        ref_logprobs.append(
-            response_logprobs(reference, rows, real, R, cfg.temperature))   # (rows, R)
-    scores, values, ref_logprobs = map(torch.cat, (scores, values, ref_logprobs))
+        logits = response_logits(actor, rows, real, R, cfg.temperature)  # (rows, R, V)
+        ref_logits = response_logits(reference, rows, real, R, cfg.temperature)  # (rows, R, V)
+        ref_logprobs.append(token_logprobs(ref_logits, rows[:, -R:]))   # (rows, R)
+        exact_kl.append(kl_divergence(logits, ref_logits))                # (rows, R)
+    scores, values, ref_logprobs, exact_kl = map(
+        torch.cat, (scores, values, ref_logprobs, exact_kl))
 
     # Under torchrun each process has responded to prompts of its own. From here on each has all.
-    ids, mask, response_mask, logprobs, values, ref_logprobs, scores = map(
-        gather, (ids, mask, response_mask, logprobs, values, ref_logprobs, scores))
+    ids, mask, response_mask, logprobs, values, ref_logprobs, exact_kl, scores = map(
+        gather, (ids, mask, response_mask, logprobs, values, ref_logprobs, exact_kl, scores))
     logprobs = logprobs * response_mask                                 # (B, R), 0 beyond the end
     values = values * response_mask                                     # (B, R)
     ref_logprobs = ref_logprobs * response_mask                         # (B, R)
+    exact_kl = exact_kl * response_mask                                 # (B, R)
 
     # 3  Each token pays for its KL; the score comes with the last one. An unfinished response gets
     #    a fixed low score instead, so the actor learns to stop.
@@ -242,7 +259,7 @@ def make_experience(actor, critic, reference, reward_model, prompts, prompt_mask
     advantages, returns = gae(rewards, values, cfg.gamma, cfg.lam)      # 2 x (B, R)
     advantages = whiten(advantages, response_mask) * response_mask      # (B, R)
     return Experience(ids, mask, response_mask, logprobs, ref_logprobs,
-                      values, scores, rewards, advantages, returns)
+                      values, scores, exact_kl, rewards, advantages, returns)
 
 
 def describe(experience, kl_coef, eos):
@@ -251,11 +268,10 @@ def describe(experience, kl_coef, eos):
     ended = ((e.ids[:, e.P:] == eos) & mask).any(1)         # (B)
     values, returns = e.values[mask], e.returns[mask]       # 2 x (actions)
     kl = e.kl.sum(1)                                        # (B) nats a response
-    k3 = (torch.expm1(-e.kl) + e.kl).sum(1)                 # (B) another estimate, never negative
     metrics = {
         "objective/scores": e.scores.mean(),                # in deviations of SFT responses
-        "objective/kl": kl.mean(),                          # nats a response
-        "objective/kl_k3": k3.mean(),
+        "objective/kl": kl.mean(),                          # nats a response, as it is penalised
+        "objective/kl_exact": e.exact_kl.sum(1).mean(),     # the same, summed over all next tokens
         "objective/entropy": -e.logprobs.sum(1).mean(),     # nats a response
         "objective/non_score_reward": -kl_coef * kl.mean(),  # what the KL costs
         "objective/score_total": e.rewards.sum(1).mean(),   # what PPO maximises: score - β KL
@@ -359,6 +375,9 @@ def respond(model, prompts, mask, tokenizer, cfg):
 
 
 def main(cfg):
+    if cfg.kl_target > 0 and cfg.kl_coef == 0:
+        raise UserError(f"--kl_target {cfg.kl_target} with --kl_coef 0: β is multiplied, so it "
+                        "would stay 0; give it a start, such as --kl_coef 0.05")
     run, device, bf16 = start(cfg, "ppo")
     train_set, test_set = data.load(cfg.data)
     sft, rm = find_model(run, "sft"), find_model(run, "reward", cfg.reward_model)

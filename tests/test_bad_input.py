@@ -146,6 +146,7 @@ TABLE = [
     (ppo, "--lam nan", None, ["--lam nan", "at least"]),
     (ppo, "--kl_coef -0.05", None, ["--kl_coef -0.05", "at least 0"]),
     (ppo, "--kl_target -1", None, ["--kl_target -1", "at least 0"]),
+    (ppo, "--kl_target 1 --kl_coef 0", None, ["--kl_target 1.0 with --kl_coef 0", "would stay 0"]),
     (ppo, "--kl_horizon 0", None, ["--kl_horizon 0", "above 0"]),
     (ppo, "--clip -0.1", None, ["--clip -0.1", "above 0"]),
     (ppo, "--value_clip 0", None, ["--value_clip 0", "above 0"]),

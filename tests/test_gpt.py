@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from support import UserError
-from gpt import GPT, GPTConfig, ScalarGPT
+from gpt import GPT, GPTConfig, KVCache, ScalarGPT
 from tiny import BLOCK, EOS, VOCAB, close, critic, model
 
 # ----------------------------------------------------------------------------- the model
@@ -108,3 +108,10 @@ def test_a_generation_may_fill_the_model_and_not_a_token_more():
 
 def test_generation_leaves_no_graph_behind():
     assert not model().generate(PROMPTS, PROMPT_MASK, 2)[2].requires_grad
+
+
+def test_a_cache_that_is_full_says_so_and_drops_nothing():
+    cache = KVCache(3)
+    cache.extend(torch.zeros(2, 1, 1, 2, 4))
+    with pytest.raises(ValueError, match="4 tokens in a cache for 3"):
+        cache.extend(torch.zeros(2, 1, 1, 2, 4))

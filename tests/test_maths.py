@@ -143,6 +143,12 @@ def test_the_adaptive_coefficient_follows_the_worked_sequence():
         seen.append(coef)
     close(torch.tensor(seen, dtype=torch.double), [.151536, .15088945, .14934434, .14934434], 1e-8)
 
+
+def test_the_coefficient_stays_positive_and_at_most_halves_or_doubles():
+    # 0.2 * 2048 / 350 is 1.17: unbounded, the first would be -0.0085
+    assert adapt_kl_coef(0.05, 0.0, 6, 350, 2048) == pytest.approx(0.025)
+    assert adapt_kl_coef(0.05, 60.0, 6, 350, 2048) == pytest.approx(0.1)
+
 # ----------------------------------------------------------------------------- log-probabilities
 
 LOGITS = torch.tensor([1, 2, .5, -1])
