@@ -98,7 +98,7 @@ def fit_normalisation(model, sft, prompts, cfg, device):
     """Set the model's reward_mean and reward_std so that the SFT model's completions of `prompts`
     (lists of ids) score 0 on average, with standard deviation 1. Returns the two. Raises UserError
     if fewer than two end."""
-    model.config.reward_mean, model.config.reward_std = 0.0, 1.0
+    model.config.reward_mean, model.config.reward_std = 0.0, 1.0        # raw scores
     scores, own = [], own_rows(prompts)
     for i in range(0, len(own), cfg.batch_size):
         ids, mask = pad(own[i:i + cfg.batch_size], left=True, device=device)    # (B, P)
@@ -151,6 +151,9 @@ def main(cfg):
     tokenizer = Tokenizer.shared(sft_folder, init)
     sft = GPT.from_pretrained(sft_folder, device, bf16, frozen=True)
     model = ScalarGPT.from_pretrained(init, device, bf16, new_head=True)
+    # Bradley-Terry has a scale: a model that is trained on must give the scores it was trained to
+    # give, not the normalised ones.
+    model.config.reward_mean, model.config.reward_std = 0.0, 1.0
     set_trainable(model, cfg.train)
     print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
     block_size = model.config.block_size

@@ -5,12 +5,14 @@ import re
 import pytest
 import torch
 
+import data
 import reward
 import sft
 from support import UserError
-from text.batches import pad
+from text.batches import batch_at, pad
 from gpt import GPT, ScalarGPT
 from reward import accuracy, encode_comparisons, fit_normalisation, pairwise_loss, score_pairs
+from text.tokenizer import Tokenizer
 from tiny import EOS, VOCAB, close, critic, model, words
 
 
@@ -112,6 +114,22 @@ def test_it_starts_from_the_sft_model_and_leaves_that_alone(run_stage, monkeypat
     assert not torch.equal(trained.transformer.wte.weight, weights["transformer.wte.weight"])
     assert (trained.config.reward_mean, trained.config.reward_std) != (0.0, 1.0)
     assert all(torch.equal(tensor, GPT.from_pretrained(run / "sft").state_dict()[name]) for name, tensor in weights.items())
+
+
+def test_a_reward_model_is_continued_on_the_scores_it_was_trained_to_give(run_stage, quiet):
+    """At rate 0 its first loss is that of its raw scores, and not that of the normalised ones."""
+    run_stage(sft)
+    run = run_stage(reward, steps=40, batch_size=8)
+    there = ScalarGPT.from_pretrained(run / "reward")
+    mean, std = there.config.reward_mean, there.config.reward_std
+    assert abs(std - 1) > 0.05                                  # else the two could not be told apart
+    quiet.runs.clear()
+    run_stage(reward, init=str(run / "reward"), steps=1, lr=0.0, batch_size=40)
+    train_set, tokenizer = data.load("rows.jsonl")[0], Tokenizer.load(run / "reward")
+    examples = encode_comparisons(train_set.comparisons, tokenizer, there.config.block_size)
+    chosen, rejected = score_pairs(there, batch_at(examples, 40, 0, 0))
+    raw = pairwise_loss(chosen * std, rejected * std).item()
+    assert quiet.runs["reward"][0]["loss"] == pytest.approx(raw, rel=1e-4)
 
 
 def test_training_raises_the_accuracy_and_says_what_to_compare_it_with(run_stage, quiet, capsys):
