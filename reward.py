@@ -15,6 +15,7 @@ InstructGPT (arXiv:2203.02155, section 3.5), Stiennon et al. (arXiv:2009.01325, 
 Axes: N texts of a batch (all completions of all its comparisons), T tokens, B prompts, P prompt
 tokens, R response tokens.
 """
+import math
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -93,6 +94,8 @@ def accuracy(model, examples, batch_size, device):
 
 # ---------- normalisation
 
+LEAST_STD = 0.05        # of raw scores: pairs that are trained on are soon apart by 1 and more
+
 @torch.no_grad()
 def fit_normalisation(model, sft, prompts, cfg, device):
     """Set the model's reward_mean and reward_std so that the SFT model's completions of `prompts`
@@ -113,6 +116,14 @@ def fit_normalisation(model, sft, prompts, cfg, device):
                         f"--max_new_tokens {cfg.max_new_tokens}, and scores cannot be normalised "
                         "on the others: raise it")
     mean, std = scores.mean().item(), scores.std().item()
+    if not math.isfinite(mean + std):
+        raise UserError("the reward model's scores are not finite, so its training has failed: "
+                        "start again with a lower --lr")
+    if std < LEAST_STD:
+        print(f"WARNING: {len(scores)} completions of the SFT model have nearly the same score "
+              f"(standard deviation {std:.1g}): are they nearly the same text? Divided by that, the "
+              "scores would be noise, so they are only shifted to mean 0")
+        std = 1.0
     model.config.reward_mean, model.config.reward_std = mean, std
     return mean, std
 
@@ -156,7 +167,7 @@ def main(cfg):
     model.config.reward_mean, model.config.reward_std = 0.0, 1.0
     set_trainable(model, cfg.train)
     print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
-    block_size = model.config.block_size
+    block_size = min(model.config.block_size, sft.config.block_size)
     examples = encode_comparisons(train_set.need("comparisons", cfg.data), tokenizer, block_size)
     prompts = encode_prompts(train_set.prompts, tokenizer, block_size, cfg.max_new_tokens)
 

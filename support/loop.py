@@ -97,6 +97,9 @@ class Loop:
         Raises UserError if a loss or a gradient is not finite, and leaves `batch` as text."""
         for name, value in metrics.items():
             if not math.isfinite(value) and ("loss" in name or "gradient" in name):
+                if batch is None:
+                    raise UserError(f"{name} is {value} after the last step, so the training has "
+                                    "failed: start again with lower learning rates")
                 file = self.folder / "not_finite.json"
                 texts = as_text(batch, self.tokenizer)
                 write_whole(file, json.dumps(texts, indent=1, ensure_ascii=False) + "\n")

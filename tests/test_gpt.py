@@ -115,3 +115,26 @@ def test_a_cache_that_is_full_says_so_and_drops_nothing():
     cache.extend(torch.zeros(2, 1, 1, 2, 4))
     with pytest.raises(ValueError, match="4 tokens in a cache for 3"):
         cache.extend(torch.zeros(2, 1, 1, 2, 4))
+
+
+def test_ids_without_text_get_no_probability_in_sampling_and_in_scoring():
+    """A vocabulary that was rounded up from 11 to 16, where all the weight is on the ids that no tokenizer has."""
+    plain, padded = model(), model(vocab_size=16)
+    with torch.no_grad():
+        padded.transformer.wte.weight[:11] = plain.transformer.wte.weight
+        padded.transformer.wte.weight[11:] *= 100
+    padded.load_state_dict({name: tensor for name, tensor in plain.state_dict().items() if "wte" not in name}, strict=False)
+    ids = torch.tensor([[1, 2, 3]])
+    close(padded(ids).log_softmax(-1), plain(ids).log_softmax(-1).detach())
+    for temperature in (1.0, 0.0):
+        tokens, _, logprobs = padded.generate(ids.repeat(50, 1), torch.ones(50, 3).bool(), 8, temperature)
+        assert tokens.max() <= EOS and logprobs.isfinite().all()
+
+
+@pytest.mark.parametrize("spoil, temperature", [(float("nan"), 1.0), (float("inf"), 1.0), (1e30, 1e-30)])
+def test_probabilities_that_are_not_finite_are_one_sentence(spoil, temperature):
+    broken = model()
+    with torch.no_grad():
+        broken.transformer.wte.weight.mul_(spoil)
+    with pytest.raises(UserError, match="probabilities that are not finite"):
+        broken.generate(torch.tensor([[1, 2]]), torch.ones(1, 2).bool(), 4, temperature)

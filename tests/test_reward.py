@@ -96,6 +96,24 @@ def test_without_two_finished_answers_there_is_nothing_to_normalise_on():
     with pytest.raises(UserError, match="0 of 2 completions of the SFT model end within --max_new_tokens 1,.*: raise it"):
         fit_normalisation(critic(), model(eos_token_id=99), [[1, 2], [3]], reward.Config(max_new_tokens=1), None)
 
+
+def test_scores_that_hardly_differ_are_shifted_and_not_blown_up(capsys):
+    rm, lm = critic(), model()
+    with torch.no_grad():
+        rm.score.weight.mul_(1e-6)                              # as a reward model that has learned nothing
+    prompts = [[1, 2], [3], [4, 5]] * 20
+    mean, std = fit_normalisation(rm, lm, prompts, reward.Config(max_new_tokens=8), None)
+    assert std == 1.0 and abs(mean) < 1e-3
+    assert "nearly the same score (standard deviation" in capsys.readouterr().out
+
+
+def test_scores_that_are_not_finite_are_a_failed_training():
+    rm = critic()
+    with torch.no_grad():
+        rm.score.weight.mul_(float("inf"))
+    with pytest.raises(UserError, match="not finite.*lower --lr"):
+        fit_normalisation(rm, model(), [[1, 2], [3], [4, 5]] * 20, reward.Config(max_new_tokens=8), None)
+
 # ----------------------------------------------------------------------------- the loop
 
 
