@@ -75,11 +75,13 @@ def token_loss(logprobs, part, cfg):
 def kl_estimate(logprobs, ref_logprobs, kind):
     """KL(actor ‖ reference) of each token (B, R), in nats, estimated from the one sampled.
 
-    With d = log π_ref - log π, k1 = -d is unbiased but noisy, k3 = eᵈ - 1 - d unbiased and never
-    negative (Schulman, "Approximating KL Divergence"). PPO's penalty is k1.
+    With d = log π_ref - log π: k1 = -d and k3 = eᵈ - 1 - d are unbiased, k2 = d²/2 is not; k3 is
+    never negative, but the noisiest where the actor has moved far (Schulman, "Approximating KL
+    Divergence"). As a penalty, the mean gradient over samples of π is that of KL(π ‖ π_ref) for k1
+    in the reward and k2 in the loss, that of KL(π_ref ‖ π) for k3 in the loss, and 0 for k1 there.
     """
     d = ref_logprobs - logprobs                                         # (B, R)
-    return {"k1": -d, "k3": torch.expm1(d) - d}[kind]
+    return {"k1": -d, "k2": d ** 2 / 2, "k3": torch.expm1(d) - d}[kind]
 
 
 def grpo_loss(logprobs, part, cfg, divide=True):
@@ -88,7 +90,9 @@ def grpo_loss(logprobs, part, cfg, divide=True):
     mask, lengths = part.response_mask, part.response_mask.sum(1, keepdim=True)     # (B, R), (B, 1)
     share = mask.sum() / (len(mask) * lengths) if divide else 1.0       # (B, 1)
     loss, _ = policy_loss(logprobs, part.logprobs, share * part.advantages, mask, cfg.clip)
-    penalty = kl_estimate(logprobs, part.ref_logprobs, "k3")             # (B, R)
+    # Beyond the end, where logprobs mean nothing, exp of their difference could be infinite.
+    real = logprobs.where(mask, part.ref_logprobs)                      # (B, R)
+    penalty = kl_estimate(real, part.ref_logprobs, "k3")                # (B, R)
     return loss + cfg.kl_coef * masked_mean(share * penalty, mask)
 
 

@@ -121,8 +121,8 @@ def fit_normalisation(model, sft, prompts, cfg, device):
                         "start again with a lower --lr")
     if std < LEAST_STD:
         print(f"WARNING: {len(scores)} completions of the SFT model have nearly the same score "
-              f"(standard deviation {std:.1g}): are they nearly the same text? Divided by that, the "
-              "scores would be noise, so they are only shifted to mean 0")
+              f"(standard deviation {std:.1g}): are they nearly the same text? Divided by that, "
+              "the scores would be noise, so they are only shifted to mean 0")
         std = 1.0
     model.config.reward_mean, model.config.reward_std = mean, std
     return mean, std

@@ -159,8 +159,8 @@ def write_model(folder, tensors, shape, tokenizer):
     from export.config_json import config_json, generation_json     # only who saves needs it
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise UserError(f"{folder}: not saved, since {name} holds NaN or infinity: the training "
-                            "has failed, so start again with lower learning rates")
+            raise UserError(f"{folder}: not saved, since {name} holds NaN or infinity: the "
+                            "training has failed, so start again with lower learning rates")
     tensors = {name: transposed(name, tensor).contiguous() for name, tensor in tensors.items()}
     write_whole(folder / "model.safetensors",
                 lambda path: save_file(tensors, path, metadata={"format": "pt"}))

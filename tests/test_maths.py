@@ -128,6 +128,20 @@ def test_the_default_estimator_sums_to_the_log_ratio_of_the_answer():
     close(kl_penalty(logp, ref), [[.5, -.2, .4]])
 
 
+@pytest.mark.parametrize("kind, place, expected", [
+    ("k1", "reward", "forward"), ("k2", "loss", "forward"), ("k3", "loss", "reverse"), ("k1", "loss", "none")])
+def test_each_estimator_has_the_mean_gradient_that_its_docstring_says(kind, place, expected):
+    """Over all tokens that π may sample, weighted by π, against the gradients of the exact divergences."""
+    ref = torch.tensor([.1, .2, .3, .4], dtype=torch.double)
+    theta = torch.tensor([.9, -.3, .5, -1.], dtype=torch.double, requires_grad=True)
+    logp = theta.log_softmax(0)
+    pi, k = logp.detach().exp(), kl_estimate(logp, ref.log(), kind)
+    estimated = (pi * k).sum() if place == "loss" else (pi * k.detach() * logp).sum()
+    exact = {"forward": (logp.exp() * (logp - ref.log())).sum(), "reverse": (ref * (ref.log() - logp)).sum(),
+             "none": 0 * logp.sum()}[expected]
+    close(*(torch.autograd.grad(x, theta, retain_graph=True)[0] for x in (estimated, exact)), 1e-12)
+
+
 def test_k3_is_never_negative():
     d = torch.tensor([-3., -1e-4, 0, 1e-4, 3])
     k3 = kl_estimate(torch.zeros(5), d, "k3")

@@ -1,4 +1,5 @@
 """methods.py: each method against a formula written out, one number at a time."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -230,3 +231,14 @@ def test_policy_gradients_without_a_critic_find_the_best_policy_there_is(update,
         pass
     pi, (best, _) = enumerated(actor, task.answers).detach(), optimum(task.rewards, task.ref, beta)
     assert (pi.exp() * (pi - best)).sum() <= 0.05
+
+
+def test_what_stands_beyond_the_end_has_no_part_in_grpos_gradient():
+    """At -100 below the reference, exp of the difference is infinite: masked after exp it would be NaN times 0."""
+    actor, e = rollout(k=2)
+    mask = e.response_mask
+    assert not mask.all()
+    logprobs = e.logprobs.where(mask, -100.0).clone().requires_grad_(True)
+    part = replace(e, advantages=torch.randn(mask.shape), ref_logprobs=e.ref_logprobs.where(mask, 0.0))
+    methods.grpo_loss(logprobs, part, CFG).backward()
+    assert logprobs.grad.isfinite().all() and (logprobs.grad[~mask] == 0).all() and (logprobs.grad[mask] != 0).any()
