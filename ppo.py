@@ -63,6 +63,7 @@ class Config(TrainingFlags):    # with the flags of every training script
     value_clip: float = 0.2     # of a value's change in an update
     missing_eos_score: float = -1.0     # of an unfinished response, in deviations
     sample_every: int = 10      # updates between two looks at test prompts
+    snapshot_every: int = 10    # updates between copies of actor and critic for page.py; 0: none
 
 # ---------- the mathematics
 
@@ -412,6 +413,9 @@ def main(cfg):
             loop.text("samples", f"\nafter {step + 1} updates" + "".join(
                 f"{prompt.rstrip()}\n    SFT  {old.strip()}\n    PPO  {new.strip()}"
                 for prompt, old, new in zip(asked, before, now)))
+        if cfg.snapshot_every and (step + 1) % cfg.snapshot_every == 0:
+            for name, model in (("actor", actor), ("critic", critic)):
+                model.save_pretrained(run / "ppo" / "snapshots" / str(step + 1) / name)
     loop.close()
 
     finish(critic, tokenizer, run / "ppo" / "critic", cfg)

@@ -7,7 +7,7 @@ from support import UserError, reason
 
 # Flags that may change: where things are, how long and how often, what changes no gradient.
 MAY_CHANGE = {"data", "run", "init", "reward_model", "preset", "resume", "steps", "pretrain_steps",
-              "save_every", "sample_every", "device", "micro_batch_size"}
+              "save_every", "sample_every", "snapshot_every", "device", "micro_batch_size"}
 
 
 def identity(cfg, rows, parts):

@@ -539,6 +539,14 @@ MUTANTS = [
      "if False:\n            raise UserError(f\"{folder}: not saved"),
     ("methods.py", "GRPO's penalty is masked after exp", "real = logprobs.where(mask, part.ref_logprobs)  ", "real = logprobs  "),
     ("methods.py", "k2 without its half", "\"k2\": d ** 2 / 2", "\"k2\": d ** 2"),
+    # ------------------------------------------------------------------------- page.py
+    ("ppo.py", "snapshots come an update late", "and (step + 1) % cfg.snapshot_every == 0", "and step % cfg.snapshot_every == 0"),
+    ("ppo.py", "both snapshots are of the actor", '(("actor", actor), ("critic", critic))', '(("actor", actor), ("critic", actor))'),
+    ("page.py", "weights are packed without their start", "before = known[start].get(tensor, torch.zeros_like(weight))", "before = torch.zeros_like(weight)"),
+    ("page.py", "differences are from a model that the page has not", "known[name][tensor] = before + whole * scale.double()", "known[name][tensor] = weight"),
+    ("page.py", "the judge reads the prompt as the response", "judge(question, tokenizer.decode(tokens))", "judge(question, question)"),
+    ("page.py", "the flags of the run are the defaults", "args=shlex.split(command[1])", "args=[]"),
+    ("page.py", "snapshots behind the last update are shown", "if update < flags.steps]", "]"),
 ]
 
 

@@ -14,7 +14,7 @@ STAGES = {"gpt", "data", "text", "support", "export"}
 BELOW = {"support": {"export"}, "text": {"support", "export"}, "export": set(), "data": {"text", "support"},
          "gpt": {"support"}, "checks": {"support"}, "sft": STAGES, "reward": STAGES, "ppo": {*STAGES, "checks"},
          "methods": {"gpt", "sft", "reward", "ppo", "text", "support"}, "chat": STAGES, "label": STAGES,
-         "judges": STAGES, "evaluate": {*STAGES, "judges"}}
+         "judges": STAGES, "evaluate": {*STAGES, "judges"}, "page": {*STAGES, "ppo"}}
 WIDTH = 100
 
 
