@@ -161,7 +161,7 @@ def build(cfg):
         del row["logprobs"], row["ref_logprobs"], row["values"]     # only its texts are shown
     tokens = [tokenizer.encoding.decode_single_token_bytes(i) for i in range(tokenizer.eos)]
     shown = read_run(run, cfg.data)
-    content = {"run": shown, "fooled": fooled, "models": listed, "weights": weights,
+    content = {"run": shown, "fooled": fooled, "models": listed, "weights": f"{weights:,}",
                "vocabulary": [token.decode("latin-1") for token in tokens],
                "config": {**shown["flags"], **asdict(reward_model.config), **asdict(actor.config)}}
     parts = {"page.css": read_text(FOLDER / "page.css"),

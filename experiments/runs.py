@@ -79,7 +79,7 @@ def story(run, seed, flags, models=None, copied=("sft", "reward")):
     numbers["weights"] = parameter_count(GPT.from_pretrained(run / "sft"))[1]
     (run / "stages.json").write_text(json.dumps(numbers))
     with mock.patch.object(ppo, "train", heard(ppo.train, run)):
-        ppo.main(ppo.Config(**common, **flags.get("ppo", {})))
+        ppo.main(ppo.Config(**common, snapshot_every=0, **flags.get("ppo", {})))
     evaluate.main(evaluate.Config(
         **common, **flags.get("evaluate", {}), json=str(run / "evaluation.json")))
 

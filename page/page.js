@@ -10,7 +10,7 @@ const STEP = [null,
   "Backwards: δ is what surprised the critic at a token; A adds γλ of A after it. So the end " +
   "praises or blames the tokens that led to it. At last A is whitened over the rollout."];
 const at = {
-  update: updates.length - 1, row: 0, token: 0, clock: Infinity, own: null, fooled: 0,
+  update: updates.length - 1, row: 0, token: 0, step: 4, clock: null, own: null, fooled: 0,
   kl_coef: 0, gamma: flags.gamma, lam: flags.lam, score: 0, ratio: 1.35, advantage: 1,
   clip: flags.clip, value: 0.5, expected: 1, value_clip: flags.value_clip};
 let models, playing, kept = {};
@@ -57,7 +57,8 @@ function credit(chosen) {
 
 // Another response, prompt or update: score and β are the run's again.
 function choose(changes) {
-  Object.assign(at, changes);
+  playing = clearInterval(playing);
+  Object.assign(at, {clock: null}, changes);
   at.token = Math.min(at.token, response().tokens.length - 1);
   at.kl_coef = run.curves.kl_coef[Math.min(updates[at.update], flags.steps - 1)];
   at.score = response().score;
@@ -78,25 +79,25 @@ function draw_tokens(row, c) {
     [4, "gae", "δ", c.deltas, (t) => 3 * R + 9 - t, 1.5],
     [4, "", "A", c.advantages, (t) => 3 * R + 9 - t, 1.5],
     [4, "whiten", "A", c.whitened, () => 3 * R + 12, 2.5]];
-  at.ends = [0, R - 1, R + 8, 2 * R + 8, 3 * R + 12];
-  at.clock = Math.min(at.clock, at.ends[4]);
-  const step = Math.max(1, at.ends.findIndex((end) => at.clock <= end));
+  at.ends = [-1, R - 1, R + 8, 2 * R + 8, 3 * R + 12];
+  if (at.clock !== null) at.step = Math.max(1, at.ends.findIndex((end) => at.clock <= end));
+  const clock = at.clock ?? at.ends[at.step];
   const cell = (x, t, seen, full) => {
-    if (x === null || at.clock < seen(t)) return "<td></td>";
+    if (x === null || clock < seen(t)) return "<td></td>";
     const share = (Math.min(1, Math.abs(x) / full) * 55).toFixed(), hue = x < 0 ? "down" : "up";
     const colour = `color-mix(in oklab, var(--${hue}) ${share}%, transparent)`, on = t === at.token;
     return `<td class="${on ? "chosen" : ""}" style="background: ${colour}">${number(x)}</td>`;
   };
   const tokens = row.tokens.map((id, t) => `<td><button data-token="${t}"` +
-    ` class="${t === at.token ? "on" : ""} ${at.clock < t ? "unseen" : ""}">` +
+    ` class="${t === at.token ? "on" : ""} ${clock < t ? "unseen" : ""}">` +
     `${escaped(word(id))}</button></td>`);
   const head = (who, what, first) => `<tr class="${first}"><th><b>${who}</b> ${what}</th>`;
   $("tokens").innerHTML = head("token", "", "") + tokens.join("") + lines.map(
     ([s, who, what, x, seen, full], i) => head(who, what, s > lines[i - 1]?.[0] ? "first" : "") +
       x.map((xt, t) => cell(xt, t, seen, full)).join("")).join("</tr>");
-  $("story").innerHTML = `<b>${step}</b>&ensp;${STEP[step]}`;
+  $("story").innerHTML = `<b>${at.step}</b>&ensp;${STEP[at.step]}`;
   for (const button of document.querySelectorAll("[data-step]"))
-    button.classList.toggle("on", +button.dataset.step === step);
+    button.classList.toggle("on", +button.dataset.step === at.step);
   $("play").textContent = playing ? "pause" : "play";
 }
 
@@ -244,16 +245,16 @@ function sliders(id, list) {
   list.forEach(([name]) => $(name).oninput = () => { at[name] = +$(name).value; draw(); });
 }
 
-function go_to(clock) {
+function go_to(step) {
   playing = clearInterval(playing);
-  at.clock = clock;
+  Object.assign(at, {step, clock: null});
   draw();
 }
 
 function play() {
-  if (playing) return go_to(at.clock);
-  if (at.clock >= at.ends[4]) at.clock = -1;
-  playing = setInterval(() => at.clock < at.ends[4] ? (at.clock++, draw()) : go_to(Infinity), 220);
+  playing = playing ? clearInterval(playing) :
+    setInterval(() => at.clock < at.ends[4] ? (at.clock++, draw()) : go_to(4), 220);
+  at.clock ??= at.ends[at.step % 4];
   draw();
 }
 
@@ -262,14 +263,15 @@ function ask(event) {
   const text = $("question").value.trim();
   $("prompt").add(new Option(text, "own"), 0);
   $("prompt").value = "own";
-  choose({own: text, token: 0, clock: Infinity});
+  $("question").blur();     // the arrows go through the updates again
+  choose({own: text, token: 0, step: 4});
 }
 
 function press(event) {
   if (event.target.matches("input, select") || event.ctrlKey || event.metaKey) return;
   const move = {ArrowLeft: -1, ArrowRight: 1}[event.key];
   if (move) choose({update: clamp(at.update + move, 0, updates.length - 1)});
-  if ("1234".includes(event.key)) go_to(at.ends[event.key]);
+  if ("1234".includes(event.key)) go_to(+event.key);
   if (event.key === "p") play();
 }
 
@@ -282,14 +284,13 @@ function pick(event) {      // a click on a token, a step or a row of responses
     draw();
     $("tokens").querySelector(".on").focus();
   }
-  if (step) go_to(at.ends[step]);
+  if (step) go_to(+step);
   if (index) choose({update: +index});
 }
 
 async function main() {
   models = await unpack($("models").textContent, data.models);
-  $("about").textContent = `${run.name}: ${flags.steps} updates of an actor with ` +
-    `${data.weights.toLocaleString("en")} weights. Its models are in this page, and run in it.`;
+  $("about").textContent = `${run.name}: models of ${data.weights} weights, which run in this page.`;
   $("scrub").max = updates.length - 1;
   run.prompts.forEach((ids, i) => $("prompt").add(new Option(question(ids), i)));
   sliders("credit", [["kl_coef", "β", 0, 0.5], ["gamma", "γ", 0.5, 1], ["lam", "λ", 0, 1],

@@ -1,6 +1,5 @@
-// The mathematics of ppo.py, with its names and in its order. A rollout is a list of rows, each as
-// long as its response, so no masks are needed. The losses also return the gradients that autograd
-// finds in ppo.py.
+// The mathematics of ppo.py, by its names and in its order. Rows are as long as their responses, so
+// they need no masks. The losses also return the gradients that autograd finds in ppo.py.
 
 const sum = (x) => x.reduce((a, b) => a + b, 0);
 const mean = (x) => sum(x) / x.length;

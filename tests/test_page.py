@@ -360,7 +360,7 @@ def test_the_scrubber_and_the_arrows_go_through_training(screen, built):
 
 
 @needs_browser
-def test_the_steps_are_played_one_after_the_other(screen):
+def test_the_steps_are_played_one_after_the_other(screen, built):
     seen = []
     for key in "1234":
         screen.press(key)
@@ -371,10 +371,15 @@ def test_the_steps_are_played_one_after_the_other(screen):
     screen.press("p")
     assert len(screen.numbers("whiten A")) == 0
     screen.press("p")
+    screen.press("4")
+    for row, prompt in enumerate(screen.all("#prompt option")):     # whatever length its response has
+        prompt.click()
+        assert len(screen.numbers("whiten A")) == len(built[1]["run"]["rollouts"][-1][row]["tokens"])
 
 
 @needs_browser
-def test_a_question_of_ones_own_is_answered(screen, built):
+def test_a_question_of_ones_own_is_answered(screen):
+    from selenium.webdriver.common.keys import Keys
     screen.all("#question")[0].send_keys(ASKED + "\n")
     assert screen.text("#asked") == [ASKED]
     answers = screen.text("#answers tr")
@@ -382,8 +387,8 @@ def test_a_question_of_ones_own_is_answered(screen, built):
     assert len(screen.numbers("whiten A")) == len(screen.numbers("critic V")) > 0
     assert not any("NaN" in answer for answer in answers)
 
-    screen.slide("scrub", 1)
-    assert screen.text("#asked") == [ASKED] and screen.text("#now") == [f"10 of {STEPS} updates"]
+    screen.press(Keys.ARROW_LEFT)
+    assert screen.text("#asked") == [ASKED] and screen.text("#now") == [f"20 of {STEPS} updates"]
 
 
 @needs_browser
