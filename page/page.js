@@ -290,7 +290,7 @@ function pick(event) {      // a click on a token, a step or a row of responses
 
 async function main() {
   models = await unpack($("models").textContent, data.models);
-  $("about").textContent = `${run.name}: models of ${data.weights} weights, which run in this page.`;
+  $("about").textContent = `${run.name}: models of ${data.weights} weights that run in this page.`;
   $("scrub").max = updates.length - 1;
   run.prompts.forEach((ids, i) => $("prompt").add(new Option(question(ids), i)));
   sliders("credit", [["kl_coef", "β", 0, 0.5], ["gamma", "γ", 0.5, 1], ["lam", "λ", 0, 1],
