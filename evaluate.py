@@ -32,7 +32,7 @@ from judges.win_rate import agreement, siblings, win_rate
 from support import UserError
 from support.command_line import Flags, launch, start
 from support.files import write_whole
-from support.runs import find_model
+from support.runs import check_origin, find_model
 from text.batches import encode_prompts, pad
 from text.tokenizer import Tokenizer
 
@@ -71,7 +71,8 @@ class Response:
 def respond_all(model, sft, reward_model, prompts, tokenizer, judge, cfg, device):
     """One sampled Response to each prompt (str), in order."""
     responses = []
-    encoded = encode_prompts(prompts, tokenizer, model.config.block_size, cfg.max_new_tokens)
+    block_size = min(one.config.block_size for one in (model, sft, reward_model))
+    encoded = encode_prompts(prompts, tokenizer, block_size, cfg.max_new_tokens)
     for i in range(0, len(prompts), cfg.batch_size):
         batch = encoded[i:i + cfg.batch_size]
         prompt_ids, prompt_mask = pad(batch, left=True, device=device)              # (B, P) each
@@ -160,6 +161,8 @@ def main(cfg):
     _, test_set = data.load(cfg.data)
     prompts = test_set.need("prompts", cfg.data)[:cfg.prompts]
     sft_folder, rm_folder, _ = (find_model(run, stage) for stage in ("sft", "reward", "ppo"))
+    for stage in ("sft", "reward", "ppo"):
+        check_origin(run, stage)
     tokenizer = Tokenizer.load(sft_folder)
     reward_model = ScalarGPT.from_pretrained(rm_folder, device, bf16, frozen=True)
     judge = open_judge(cfg, run, device, bf16)

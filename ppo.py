@@ -37,7 +37,7 @@ from support.command_line import TrainingFlags, launch, start
 from support.distributed import from_first, gather, own_rows, total, world_size
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
-from support.runs import find_model, finish
+from support.runs import check_origin, find_model, finish
 from support.trainable import set_trainable
 from text.batches import batch_at, encode_prompts, micro_batches, pad, row_parts
 from text.tokenizer import Tokenizer
@@ -383,6 +383,7 @@ def main(cfg):
     train_set, test_set = data.load(cfg.data)
     sft, rm = find_model(run, "sft"), find_model(run, "reward", cfg.reward_model)
     check_normalised(rm)
+    check_origin(run, "reward")
     tokenizer = Tokenizer.shared(sft, rm)
 
     # On "meta" the models have shapes and no weights: enough to see whether the run fits.
@@ -419,7 +420,7 @@ def main(cfg):
     loop.close()
 
     finish(critic, tokenizer, run / "ppo" / "critic", cfg)
-    finish(actor, tokenizer, run / "ppo", cfg)
+    finish(actor, tokenizer, run / "ppo", cfg, came_from=["sft", "reward"])
 
 
 if __name__ == "__main__":

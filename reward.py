@@ -170,6 +170,8 @@ def main(cfg):
     block_size = min(model.config.block_size, sft.config.block_size)
     examples = encode_comparisons(train_set.need("comparisons", cfg.data), tokenizer, block_size)
     prompts = encode_prompts(train_set.prompts, tokenizer, block_size, cfg.max_new_tokens)
+    held_out = encode_comparisons(
+        test_set.comparisons[:5000], tokenizer, block_size, held_out=True)
 
     optimizer, state = adamw(model), {"step": 0}
     loop = Loop(run / "reward", cfg.steps, cfg, examples, tokenizer, state,
@@ -179,8 +181,7 @@ def main(cfg):
         loop.log(metrics, show=["loss", "accuracy"], batch=batch)
     loop.close()
 
-    if test_set.comparisons:
-        held_out = encode_comparisons(test_set.comparisons[:5000], tokenizer, block_size)
+    if held_out:
         batch_size = cfg.micro_batch_size or cfg.batch_size
         share, longer = accuracy(model, held_out, batch_size, device)
         print(f"held-out accuracy {share:.1%} of {len(held_out):,} comparisons "
@@ -189,7 +190,7 @@ def main(cfg):
     mean, std = fit_normalisation(model, sft, samples, cfg, device)
     print(f"scores of SFT completions: mean {mean:.2f}, standard deviation {std:.2f}, from here on "
           "0 and 1")
-    finish(model, tokenizer, run / "reward", cfg)
+    finish(model, tokenizer, run / "reward", cfg, came_from=["sft"])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from support.command_line import TrainingFlags, launch, start
 from support.distributed import total
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
-from support.runs import finish
+from support.resume import check_same_run
+from support.runs import finish, identity, read_origin
 from support.trainable import parameter_count, parse_train, set_trainable
 from text.batches import batch_at, micro_batches, pad
 from text.examples import encode_demonstrations, encode_texts
@@ -112,13 +113,15 @@ def pretrain(texts, tokenizer, run, cfg, device, bf16):
     """A model from scratch that has read `texts`, saved as base/; or the one there is, if that was
     done before."""
     base = run / "base"
-    if cfg.resume and (base / "config.json").exists() and not (base / "resume.pt").exists():
-        return GPT.from_pretrained(base, device, bf16)
     model = GPT(GPTConfig(tokenizer.vocab_size, cfg.block_size, cfg.n_layer, cfg.n_head,
                           cfg.n_embd, tokenizer.eos)).place(device, bf16)
     pages = encode_texts(texts, tokenizer, cfg.block_size)
+    same = identity(cfg, pages, {"model": model})
+    if cfg.resume and (base / "config.json").exists() and not (base / "resume.pt").exists():
+        check_same_run(base, read_origin(base).get("identity", same), same)
+        return GPT.from_pretrained(base, device, bf16)
     run_loop(model, pages, [], tokenizer, base, cfg.pretrain_steps, cfg.pretrain_lr, cfg, device)
-    finish(model, tokenizer, base, cfg)
+    finish(model, tokenizer, base, cfg, same)
     return model
 
 
@@ -133,16 +136,15 @@ def main(cfg):
         folder = find_folder(cfg.init)
         tokenizer, model = Tokenizer.load(folder), GPT.from_pretrained(folder, device, bf16)
         block_size = min(cfg.block_size, model.config.block_size)
-    examples, held_out = encode_demonstrations(demonstrations, tokenizer, block_size), []
-    if test_set.demonstrations:
-        held_out = encode_demonstrations(test_set.demonstrations, tokenizer, block_size)
+    examples = encode_demonstrations(demonstrations, tokenizer, block_size)
+    held_out = encode_demonstrations(test_set.demonstrations, tokenizer, block_size, held_out=True)
     if cfg.init == "scratch":
         model = pretrain(train_set.need("texts", cfg.data), tokenizer, run, cfg, device, bf16)
     torch.manual_seed(cfg.seed)     # the same whether base/ was just made or was there
     set_trainable(model, cfg.train)
     print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
     run_loop(model, examples, held_out, tokenizer, run / "sft", cfg.steps, cfg.lr, cfg, device)
-    finish(model, tokenizer, run / "sft", cfg)
+    finish(model, tokenizer, run / "sft", cfg, came_from=["base"] * (cfg.init == "scratch"))
 
 
 if __name__ == "__main__":

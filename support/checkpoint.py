@@ -69,7 +69,9 @@ def read_shape(folder, fields):
                             f"is {json.dumps(right[0])}")
     if "model_type" not in stored:
         raise UserError(f"{folder}/config.json names no model_type: `transformers` did not save it")
-    eos_is_pad = stored.get("pad_token_id") == stored.get("eos_token_id", 50256)
+    # Where nobody says otherwise, texts end with GPT-2's token, or with the last of a small model.
+    stored.setdefault("eos_token_id", min(50256, stored.get("vocab_size", 50257) - 1))
+    eos_is_pad = stored.get("pad_token_id") == stored["eos_token_id"]
     stored["block_size"] = stored.get("n_positions", 1024)
     stored["eos_is_pad"] = is_scorer(stored) and eos_is_pad
     return {field.name: stored[field.name] for field in fields if field.name in stored}
@@ -91,6 +93,9 @@ def read_weights(folder, expected, new_head=False):
     for name, right in expected.items():
         if name not in tensors:
             hint = ", so this is no reward model" if name == "score.weight" else ""
+            if like := [other for other in tensors if other.endswith("." + name)]:
+                prefix = like[0].removesuffix(name)
+                hint = f"; there is {like[0]}: take the prefix {prefix} away from all names"
             raise UserError(f"{folder}: the tensor {name} is missing{hint}")
         if tensors[name].shape != right.shape:
             raise UserError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, its "
@@ -136,12 +141,14 @@ def plain_names(tensors, folder):
     was saved; each block's causal mask and the tied head, which some files have, are dropped."""
     named = {}
     for name, tensor in tensors.items():
-        if not name.startswith(("transformer.", "score.", "lm_head.")):
+        if name.startswith(("wte.", "wpe.", "h.", "ln_f.")):
             name = "transformer." + name
         if not name.endswith((".attn.bias", ".attn.masked_bias")):
             named[name] = transposed(name, tensor)
     head, embedding = named.pop("lm_head.weight", None), named.get("transformer.wte.weight")
-    if head is not None and embedding is not None and not torch.equal(head, embedding):
+    if head is not None and embedding is None:      # of tied weights, some programs keep this one
+        named["transformer.wte.weight"] = head
+    elif head is not None and not torch.equal(head, embedding):
         raise UserError(f"{folder}: lm_head.weight is not the token embedding, and GPT-2's head is "
                         "tied to it")
     return named

@@ -21,8 +21,7 @@ from support import UserError
 from support.distributed import gather, rank, total
 from support.endings import Stopped
 from support.files import write_whole
-from support.resume import as_text, check_same_run, identity, read_checkpoint
-from support.runs import set_aside
+from support.runs import identity, set_aside
 
 MINUTES = 10            # between two saves: what a power cut costs at most
 
@@ -141,8 +140,13 @@ class Loop:
 
     def load(self):
         """Raises UserError if the last save is damaged or of another run."""
+        from support.resume import check_parts, check_same_run, read_checkpoint
         saved = read_checkpoint(self.path)
-        check_same_run(self.path, saved, self.identity, self.steps)
+        check_same_run(self.path, saved["identity"], self.identity)
+        if (done := saved["state"]["step"]) > self.steps:
+            raise UserError(f"--resume: {self.path} has {done} steps behind it, more than the "
+                            f"{self.steps} asked for")
+        check_parts(self.path, saved, self.parts)
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         self.state.update(saved["state"])
@@ -156,3 +160,12 @@ class Silence:
     """Progress bar and writer of all processes but the first."""
     def __getattr__(self, name):
         return lambda *given, **named: None
+
+
+def as_text(batch, tokenizer):
+    """A batch with text in place of token ids: nested lists, or padded `ids` with their `mask`."""
+    if hasattr(batch, "mask"):
+        return tokenizer.texts(batch.ids, batch.mask)
+    if all(isinstance(i, int) for i in batch):
+        return tokenizer.decode(batch)
+    return [as_text(part, tokenizer) for part in batch]

@@ -1,11 +1,14 @@
 """A run is a folder: base/, sft/, reward/, ppo/, one for each stage, and TensorBoard's logs/."""
+import hashlib
 import os
 import shutil
 from pathlib import Path
 
+import torch
+
 from support import UserError
 from support.checkpoint import find_folder
-from support.files import write_whole
+from support.files import read_json, write_whole
 
 
 def run_folder(cfg):
@@ -71,10 +74,62 @@ def set_aside(folder):
     print(f"{folder} was there from an earlier run, now kept as {folder.parent / kept}")
 
 
-def finish(model, tokenizer, folder, cfg):
-    """Save a stage's model and its card. What was needed to resume the stage is needed no more."""
+# Flags that may change: where things are, how long and how often, what changes no gradient.
+MAY_CHANGE = {"data", "run", "init", "reward_model", "preset", "resume", "steps", "pretrain_steps",
+              "save_every", "sample_every", "snapshot_every", "device", "micro_batch_size"}
+
+
+def identity(cfg, rows, parts):
+    """What makes a run this run, by name: its flags, fingerprints of rows and first weights."""
+    same = {f"--{name}": value for name, value in vars(cfg).items() if name not in MAY_CHANGE}
+    same["the rows of --data"] = fingerprint(rows)
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):       # LoRA's adapters are random at first
+            sums = [weights.detach().view(torch.int32).sum().item()
+                    for key, weights in part.named_parameters() if ".lora_" not in key]
+            same[f"the first weights of the {name}"] = fingerprint(sums)
+    return same
+
+
+def fingerprint(values):
+    """A word that changes with any of the values."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(repr(value).encode())
+    return digest.hexdigest()[:16]
+
+
+def finish(model, tokenizer, folder, cfg, same=None, came_from=()):
+    """Save a stage's model, its card, and run.json: the run's identity, `same`, and fingerprints of
+    the models that the stage was made from, those of the run's folders `came_from`."""
     from export.card import card            # only a finished stage has one
     model.save_pretrained(folder, tokenizer)
     write_whole(folder / "README.md", card(folder.resolve(), cfg, tokenizer.frame))
+    origin = {stage: weights_digest(folder.parent / stage) for stage in came_from}
+    write_whole(folder / "run.json", {"identity": same or {}, "came_from": origin})
     (folder / "resume.pt").unlink(missing_ok=True)
     print(f"saved {folder}")
+
+
+def read_origin(folder):
+    """The dict in a stage's run.json; {} if there is none."""
+    return read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+
+
+def weights_digest(folder):
+    """A word that changes with any of the weights in a model folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()[:16]
+
+
+def check_origin(run, stage):
+    """Say so if a stage was made from another model than the one that is in the run now."""
+    for name, digest in read_origin(run / stage).get("came_from", {}).items():
+        if (run / name / "config.json").exists() and weights_digest(run / name) != digest:
+            print(f"WARNING: {run / stage} was made from another {name} model than the one that is "
+                  f"in {run / name} now: run `python {stage}.py` again, or the stages do not go "
+                  "together")

@@ -347,6 +347,42 @@ def test_a_step_that_is_not_finite_stops_the_run_and_leaves_its_batch_as_text(ru
     texts = json.loads((Path("run") / stage / "not_finite.json").read_text())
     assert len(texts) == {"base": 4, "reward": 4, "ppo": 6}[stage] and "Human: Is" in json.dumps(texts)
 
+
+def spoilt_moments(saved):
+    saved["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+
+
+def spoilt_weights(saved):
+    name = next(iter(saved["model"]))
+    saved["model"][name] = saved["model"][name][:1]
+
+
+def other_key(saved):
+    saved["model"]["more"] = torch.zeros(1)
+
+
+def missing_part(saved):
+    del saved["optimizer"]
+
+
+def halved(saved):
+    saved["optimizer"]["state"][0]["exp_avg_sq"] = saved["optimizer"]["state"][0]["exp_avg_sq"].half()
+
+
+def vector_of_steps(saved):
+    saved["optimizer"]["state"][0]["step"] = torch.zeros(4)
+
+
+@pytest.mark.parametrize("spoil", [spoilt_moments, spoilt_weights, other_key, missing_part, halved, vector_of_steps])
+def test_a_save_with_other_tensors_is_one_sentence_and_no_crash(run_stage, quiet, spoil):
+    interrupted(run_stage, quiet, sft, ("base", 2), save_every=1)
+    path = Path("run/base/resume.pt")
+    saved = torch.load(path, weights_only=True)
+    spoil(saved)
+    torch.save(saved, path)
+    with pytest.raises(UserError, match="--resume: run/base/resume.pt is damaged: its (model|optimizer) has other tensors"):
+        run_stage(sft, resume=True)
+
 # ----------------------------------------------------------------------------- files
 
 

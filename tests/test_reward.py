@@ -13,7 +13,7 @@ from text.batches import batch_at, pad
 from gpt import GPT, ScalarGPT
 from reward import accuracy, encode_comparisons, fit_normalisation, pairwise_loss, score_pairs
 from text.tokenizer import Tokenizer
-from tiny import EOS, VOCAB, close, critic, model, words
+from tiny import EOS, ROWS, VOCAB, close, critic, model, words, write_rows
 
 
 def test_equal_scores_have_loss_ln_2():
@@ -217,3 +217,31 @@ def test_a_loss_that_is_not_finite_stops_the_run(run_stage):
     run_stage(sft)
     with pytest.raises(UserError, match="(loss|gradient_norm) is (nan|inf) at step .*not_finite.json"):
         run_stage(reward, lr=1e8, steps=9)
+
+
+def test_held_out_rows_that_do_not_fit_cost_a_number_and_not_the_run(run_stage, quiet, tmp_path, capsys):
+    """Every prompt has long completions in the test split alone, which the split by prompts chooses."""
+    run_stage(sft)
+    _, test_set = data.load("rows.jsonl")
+    held_out = {prompt for prompt, _ in test_set.comparisons}
+    rows = [{**row, "completions": [text + " owl" * 200 for text in row["completions"]] if row["prompt"] in held_out
+             else row["completions"]} for row in ROWS]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    capsys.readouterr()
+    run = run_stage(reward)
+    said = capsys.readouterr().out
+    assert "no held-out comparison is left, so there will be no held-out number" in said and "held-out accuracy" not in said
+    assert (run / "reward" / "config.json").exists()
+    run_stage(sft, run="again")
+    assert "no held-out demonstration is left" in capsys.readouterr().out
+
+
+def test_a_reward_model_reads_no_more_than_the_sft_model_can_write(run_stage, quiet, monkeypatch):
+    """A longer reward model that starts elsewhere: prompts leave room in the shorter of the two."""
+    run_stage(sft, block_size=40)
+    run_stage(sft, run="long", block_size=64)
+    run_stage(reward, run="long")
+    seen, fit = [], reward.fit_normalisation
+    monkeypatch.setattr(reward, "fit_normalisation", lambda model, lm, prompts, *rest: seen.extend(prompts) or fit(model, lm, prompts, *rest))
+    run_stage(reward, init="long/reward", max_new_tokens=36)
+    assert max(map(len, seen)) == 4

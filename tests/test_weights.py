@@ -521,3 +521,41 @@ def test_gpt2_can_be_talked_to_by_its_name(hub, known, tmp_path, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", ["chat.py", "gpt2"])
     talk()
     assert "Assistant:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("prefix", ["pretrained_model.", "module.", "_orig_mod.", "base_model.model."])
+def test_a_prefix_before_all_names_is_named(tmp_path, prefix):
+    model().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=f"is missing; there is {prefix}transformer.*: take the prefix {prefix} away from all names"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_tied_weights_under_the_heads_name_alone_are_the_embedding(tmp_path):
+    made = model()
+    made.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("transformer.wte.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    ids = torch.tensor([[1, 2, 3]])
+    close(GPT.from_pretrained(tmp_path)(ids), made(ids).detach())
+
+
+@pytest.mark.parametrize("vocab_size, expected", [(11, 10), (609, 608), (50257, 50256), (50304, 50256)])
+def test_without_an_end_token_it_is_the_last_one_or_gpt2s(tmp_path, vocab_size, expected):
+    small = model(vocab_size=vocab_size)
+    small.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["eos_token_id"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert GPT.from_pretrained(tmp_path).config.eos_token_id == expected
+
+
+@pytest.mark.parametrize("extra", ["v_head.summary.weight", "qa_outputs.weight", "transformer.h.0.crossattention.c_attn.weight"])
+def test_a_tensor_of_another_model_is_named_as_it_is(tmp_path, extra):
+    model().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors") | {extra: torch.zeros(2, 2)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=f": {extra} is no part of GPT-2"):
+        GPT.from_pretrained(tmp_path)

@@ -19,23 +19,26 @@ def encode_texts(texts, tokenizer, block_size):
     return examples
 
 
-def encode_demonstrations(demonstrations, tokenizer, block_size):
+def encode_demonstrations(demonstrations, tokenizer, block_size, held_out=False):
     """(prompt ids, completion ids) of the demonstrations (prompt, completion) that fit."""
     rankings = [(prompt, [completion]) for prompt, completion in demonstrations]
-    examples = encode_comparisons(rankings, tokenizer, block_size, "demonstration")
+    examples = encode_comparisons(rankings, tokenizer, block_size, held_out, "demonstration")
     return [(prompt, completion) for prompt, [completion] in examples]
 
 
-def encode_comparisons(comparisons, tokenizer, block_size, kind="comparison"):
+def encode_comparisons(comparisons, tokenizer, block_size, held_out=False, kind="comparison"):
     """(prompt ids, [completion ids, best first]) of the comparisons (prompt, ranking) that fit.
-    Prints how many do not. Raises UserError if none does."""
+    Prints how many do not. Raises UserError if none does, unless they are only held out."""
     fitted = [fit(tokenizer.encode(prompt),
                   [tokenizer.encode("", completion)[1] for completion in ranking], block_size)
               for prompt, ranking in comparisons]
     examples = [example for example in fitted if example]
     if dropped := len(comparisons) - len(examples):
-        print(f"{dropped} {kind}s dropped: a completion alone exceeds {block_size} tokens")
-    if not examples:
+        kept = "held-out " * held_out + kind
+        print(f"{dropped} {kept}s dropped: a completion alone exceeds {block_size} tokens")
+        if held_out and not examples:
+            print(f"no {kept} is left, so there will be no held-out number")
+    if not examples and not held_out:
         raise UserError(f"no {kind} fits into {block_size} tokens: train the SFT model with a "
                         "larger --block_size")
     return examples
