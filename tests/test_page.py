@@ -27,7 +27,11 @@ STEPS = 30
 ASKED = "What colour is a Zebra, my dear?"
 
 needs_node = pytest.mark.skipif(not NODE, reason="there is no node to run JavaScript with")
-needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason="there is no Chromium with its chromedriver")
+no_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason="there is no Chromium with its chromedriver")
+
+
+def needs_browser(test):
+    return pytest.mark.slow(no_browser(test))
 
 
 def javascript(program, **given):
@@ -138,6 +142,7 @@ def built(run):
     return path, json.loads(found[0]), found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing, sentence", [
     ("sft", "run `python sft.py` first"), ("ppo/config.json", "run `python ppo.py` first"), ("logs", "there are no curves of ppo.py"),
     ("ppo/README.md", "README.md"), ("ppo/critic", "critic")])
