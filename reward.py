@@ -80,17 +80,18 @@ def pair_count(examples):
 
 @torch.no_grad()
 def accuracy(model, examples, batch_size, device):
-    """Share of the pairs whose chosen text has the higher score (a tie is a miss), and that share
-    for the rule "the longer one wins", which a reward model must beat to have learned more than
-    length."""
-    hits, longer, pairs = 0, 0, 0
+    """Share of the pairs whose chosen text has the higher score (a tie is a miss); and the shares
+    in which the chosen text is the longer and the shorter one. A reward model must beat both, and
+    half of the rest, to have learned more than length."""
+    hits, longer, shorter, pairs = 0, 0, 0, 0
     for part in alike(examples, batch_size):
         chosen, rejected = score_pairs(model, part, device)
         hits += (chosen > rejected).sum().item()
         pairs += len(chosen)
     for _, ranking in examples:
         longer += sum(len(a) > len(b) for a, b in combinations(ranking, 2))
-    return hits / pairs, longer / pairs
+        shorter += sum(len(a) < len(b) for a, b in combinations(ranking, 2))
+    return hits / pairs, longer / pairs, shorter / pairs
 
 # ---------- normalisation
 
@@ -183,9 +184,9 @@ def main(cfg):
 
     if held_out:
         batch_size = cfg.micro_batch_size or cfg.batch_size
-        share, longer = accuracy(model, held_out, batch_size, device)
-        print(f"held-out accuracy {share:.1%} of {len(held_out):,} comparisons "
-              f"(chance 50%, the longer one wins {longer:.1%})")
+        share, longer, shorter = accuracy(model, held_out, batch_size, device)
+        print(f"held-out accuracy {share:.1%} of {len(held_out):,} comparisons (chance 50%; the "
+              f"longer one wins {longer:.1%}, the shorter one {shorter:.1%})")
     samples = batch_at(prompts, cfg.normalise_samples, 0, cfg.seed)
     mean, std = fit_normalisation(model, sft, samples, cfg, device)
     print(f"scores of SFT completions: mean {mean:.2f}, standard deviation {std:.2f}, from here on "

@@ -22,7 +22,7 @@ def report(numbers, judge, details):
         rows = {f"best of {n}": row for n, row in numbers["best_of"].items()}
         by_kl = sorted((rows | {"ppo": models["ppo"]}).items(), key=lambda item: item[1]["kl"])
         parts.append(table(dict(by_kl), "in the order of their KL"))
-        parts.append(lengths(numbers["by_length"]["difference"]))
+        parts.append(lengths(numbers["by_length"]))
     if judge.remark:
         parts.append(judge.remark)
     return "\n\n".join(parts)
@@ -48,8 +48,6 @@ def winners(numbers):
         shares = "no verdicts" if row["win"] is None else (
             f"wins {row['win']:6.1%}  ties {row['tie']:6.1%}  losses {row['loss']:6.1%}")
         lines.append(f"{name.replace('_vs_', ' vs '):18} {shares}   rate {percent(row)}")
-    fixed = percent(numbers["by_length"]["held_fixed"])
-    lines.append(f"{'ppo vs sft with the length held fixed':59} rate {fixed}")
     return "\n".join(lines)
 
 
@@ -62,10 +60,13 @@ def agreements(rows):
     return "\n".join(lines)
 
 
-def lengths(rows):
-    """The win rate of PPO over SFT in the bins of length, in tokens, that have pairs."""
+def lengths(views):
+    """The win rate of PPO over SFT in the bins of length, in tokens, that have pairs; and what the
+    regression makes of it."""
+    rows = views["difference"]
     lines = ["    ppo's length - sft's   pairs   rate of ppo vs sft"]
     lines += [f"{place(row):>24}{row['pairs']:8}   {percent(row)}" for row in rows if row["pairs"]]
+    lines.append(f"held fixed at 0, by a fit that is rough: {percent(views['held_fixed'])}")
     return "\n".join(lines)
 
 

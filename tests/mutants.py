@@ -560,6 +560,7 @@ MUTANTS = [
     ("reward.py", "prompts leave room in the reward model alone",
      "block_size = min(model.config.block_size, sft.config.block_size)",
      "block_size = model.config.block_size"),
+    ("reward.py", "the shorter one is not counted", "shorter += sum(len(a) < len(b)", "shorter += sum(len(a) <= len(b)"),
 ]
 
 

@@ -453,13 +453,14 @@ def test_bins_hold_every_length_once():
 def test_the_rate_of_each_bin_and_only_those_with_pairs_are_shown():
     ours = [answer(" x", str(i), length=n) for i, n in enumerate([4, 4, 9, 12, 12, 12])]
     theirs = [answer(" y", str(i), length=n) for i, n in enumerate([4, 6, 4, 8, 8, 8])]        # 0, -2, 5, 4, 4, 4
-    rows = by_length(ours, theirs, [0.5, 0, 1, 1, 0, None])["difference"]
+    views = by_length(ours, theirs, [0.5, 0, 1, 1, 0, None])
+    rows = views["difference"]
     found = {(row["first"], row["last"]): (row["pairs"], row["rate"]) for row in rows if row["pairs"]}
     assert found == {(-2, -1): (1, 0), (0, 0): (1, 0.5), (3, 5): (3, 2 / 3)} and len(rows) == len(BINS)
-    assert [line[:32].split() for line in lengths(rows).splitlines()[1:]] == [
+    assert [line[:32].split() for line in lengths(views).splitlines()[1:-1]] == [
         ["-2", "to", "-1", "1"], ["0", "1"], ["3", "to", "5", "3"]]
     theirs[0].length, ours[1].length = 90, 90
-    shown = lengths(by_length(ours, theirs, [0.5, 0, 1, 1, 0, None])["difference"])
+    shown = lengths(by_length(ours, theirs, [0.5, 0, 1, 1, 0, None]))
     assert "up to -51" in shown and "51 and more" in shown
 
 

@@ -158,7 +158,7 @@ def test_training_raises_the_accuracy_and_says_what_to_compare_it_with(run_stage
     assert steps[39]["score/chosen"] - steps[39]["score/rejected"] == pytest.approx(steps[39]["margin"], abs=1e-5)
     assert [steps[i]["lr"] for i in (0, 1, 39)] == pytest.approx([5e-3, 1e-2, 1e-2 / 40 / 0.95])
     out = capsys.readouterr().out
-    assert re.search(r"held-out accuracy 100.0% of 1 .*\(chance 50%, the longer one wins 66.7%\)", out)
+    assert re.search(r"held-out accuracy 100.0% of 1 .*\(chance 50%; the longer one wins 66.7%, the shorter one 33.3%\)", out)
 
 
 def test_every_step_reads_other_comparisons_with_adamw(run_stage, optimizers, monkeypatch):
