@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 NODE = shutil.which("node")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-STEPS = 30
+STEPS, TEMPERATURE = 30, 0.8
 ASKED = "What colour is a Zebra, my dear?"
 
 needs_node = pytest.mark.skipif(not NODE, reason="there is no node to run JavaScript with")
@@ -123,7 +123,7 @@ def run(tmp_path_factory):
     for update in (10, 20):
         save(sft, "ppo", "snapshots", f"{update}", "actor")
         save(rm, "ppo", "snapshots", f"{update}", "critic")
-    cfg = ppo.Config(run=str(folder), steps=STEPS, kl_coef=0.07, max_new_tokens=12)
+    cfg = ppo.Config(run=str(folder), steps=STEPS, kl_coef=0.07, max_new_tokens=12, temperature=TEMPERATURE)
     finish(rm, tokenizer, folder / "ppo" / "critic", cfg)
     finish(sft, tokenizer, folder / "ppo", cfg)
     with SummaryWriter(folder / "logs" / "ppo") as writer:
@@ -237,10 +237,10 @@ def test_sampling_takes_the_token_in_whose_share_the_number_falls(run, built):
     tokens = found["tokens"]
     assert len(tokens) == 12 or tokens[-1] == model.config.eos_token_id
     ids = torch.tensor([prompt + tokens])
-    right = response_logprobs(model, ids, torch.ones_like(ids), len(tokens), 1.0)[0].detach()
+    right = response_logprobs(model, ids, torch.ones_like(ids), len(tokens), TEMPERATURE)[0].detach()
     near(found["logprobs"], right, 1e-4)
     near(found["again"], right, 1e-4)
-    ends = model(ids)[0, len(prompt) - 1:-1].softmax(-1).cumsum(-1)
+    ends = (model(ids)[0, len(prompt) - 1:-1] / TEMPERATURE).softmax(-1).cumsum(-1)
     assert tokens == [int((end <= draw).sum()) for end, draw in zip(ends, draws)]
 
 
@@ -401,7 +401,8 @@ def test_a_click_on_a_token_shows_what_could_stand_there(screen, run, built):
     shown, model = built[1]["run"], GPT.from_pretrained(run / "ppo")
     row, prompt = shown["rollouts"][-1][0], shown["prompts"][0]
     screen.all("#tokens button")[3].click()
-    right = model(torch.tensor([prompt + row["tokens"][:3]]))[0, -1].softmax(-1)[row["tokens"][3]].item()
+    logits = model(torch.tensor([prompt + row["tokens"][:3]]))[0, -1]
+    right = (logits / TEMPERATURE).softmax(-1)[row["tokens"][3]].item()
     chosen = screen.text("#next .chosen span")
     assert float(chosen[0].split("%")[0]) == pytest.approx(100 * right, abs=0.0501)
     assert math.exp(row["logprobs"][3]) == pytest.approx(right, abs=1e-4)
