@@ -38,7 +38,10 @@ class Speaker:
     def respond(self, question, temperature, most_turns=0):
         """Yields pieces of text, each as soon as it is settled; the last one is a remark: what was
         forgotten, the score."""
-        self.turns = [*self.turns, dialogue(question)][-most_turns:]    # -0: all
+        if self.tokenizer.framed:
+            self.turns = [*self.turns, dialogue(question)][-most_turns:]    # -0: all
+        else:
+            self.turns = [question]     # it has learned bare prompts, which have no second turn
         prompt, remarks = self.context()
         ids = torch.tensor([prompt], device=self.model.transformer.wte.weight.device)  # (1, P)
         text, shown = "", 0

@@ -29,6 +29,7 @@ from support.runs import finish, identity, read_origin
 from support.trainable import parameter_count, parse_train, set_trainable
 from text.batches import batch_at, micro_batches, pad
 from text.examples import encode_demonstrations, encode_texts
+from text.dialogue import ASSISTANT, HUMAN
 from text.tokenizer import Tokenizer
 
 
@@ -136,6 +137,11 @@ def main(cfg):
         folder = find_folder(cfg.init)
         tokenizer, model = Tokenizer.load(folder), GPT.from_pretrained(folder, device, bf16)
         block_size = min(cfg.block_size, model.config.block_size)
+    bare = sum(ASSISTANT not in prompt for prompt, _ in demonstrations)
+    if bare:
+        print(f"{bare:,} of {len(demonstrations):,} prompts are without the frame of a dialogue, "
+              f"{HUMAN!r} … {ASSISTANT!r}: they are learned as they are")
+    tokenizer.framed = 2 * bare < len(demonstrations)   # chat.py asks as most prompts were
     examples = encode_demonstrations(demonstrations, tokenizer, block_size)
     held_out = encode_demonstrations(test_set.demonstrations, tokenizer, block_size, held_out=True)
     if cfg.init == "scratch":

@@ -13,6 +13,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from support import UserError
+from text.dialogue import ASSISTANT
 from text.tokenizer import Tokenizer
 
 TEST_SHARE = 0.05                   # of the prompts of a data set that has no test split of its own
@@ -44,9 +45,9 @@ def load(name):
     elif name == "tldr":
         from data import tldr
         train, test = tldr.load()
-    elif name.startswith("hub:"):
+    elif name.startswith("hub:") or name.endswith(".parquet"):
         from data import hub_set
-        train, test = hub_set.load(name)
+        train, test = (hub_set.load if name.startswith("hub:") else hub_set.load_file)(name)
     else:
         from data import jsonl
         train, test = jsonl.load(name)
@@ -74,12 +75,31 @@ def collect(rows):
 
 
 def split(rows, name):
-    """(train, test): whole prompts go to one side, chosen by hash, so the split never changes."""
-    keys = [row.get("prompt", row.get("text")) for row in rows]
-    order = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
-    if len(order) < 2:
-        raise UserError(f"{name}: {len(order)} different prompts; "
-                        "training and test need at least one each")
-    held_out = set(order[:max(1, int(TEST_SHARE * len(order)))])
-    return (collect([row for row, key in zip(rows, keys) if key not in held_out]),
-            collect([row for row, key in zip(rows, keys) if key in held_out]))
+    """(train, test): all dialogues that begin alike go to one side, chosen by hash, so the split
+    never changes. Pages are split apart from them."""
+    pages = [row for row in rows if "text" in row]
+    dialogues = [row for row in rows if "text" not in row]
+    parts = [in_two(some, key) for some, key in ((pages, page), (dialogues, first_turn)) if some]
+    train, test = (sum(side, []) for side in zip(*parts))
+    if not test:
+        raise UserError(f"{name}: 1 different prompt; training and test need at least one each")
+    return collect(train), collect(test)
+
+
+def in_two(rows, key):
+    """(rows, held-out rows); none of the latter if there is but one key."""
+    keys = {key(row) for row in rows}
+    order = sorted(keys, key=lambda one: hashlib.sha256(one.encode()).digest())
+    held_out = set(order[:max(1, int(TEST_SHARE * len(order)))] if len(order) > 1 else [])
+    return ([row for row in rows if key(row) not in held_out],
+            [row for row in rows if key(row) in held_out])
+
+
+def page(row):
+    return row["text"]
+
+
+def first_turn(row):
+    """The prompt of a row as far as its first question goes."""
+    question, assistant, _ = row["prompt"].partition(ASSISTANT)
+    return question + assistant

@@ -9,6 +9,7 @@ set without one is split by its prompts. No program of the repository is run.
 """
 import re
 from itertools import chain
+from pathlib import Path
 
 from data.jsonl import objects, read_rows
 from support import UserError, reason
@@ -30,6 +31,11 @@ def load(name):
     cached = from_hub(repository, [], kind="dataset", also=files)
     train = read_split(name, cached, split)
     return train, read_split(name, cached, test, needed=False) if test != split else None
+
+
+def load_file(name):
+    """(rows, None) of a Parquet file of one's own, which has no test split."""
+    return read_rows(name, parquet(Path(name))), None
 
 
 def read_split(name, cached, split, needed=True):

@@ -11,6 +11,7 @@ from data.messages import Dropped, plain
 from support import UserError, reason
 from support.files import parse_json
 from text.dialogue import ASSISTANT, HUMAN
+from text.tokenizer import EOS
 
 # A row that has a key on the left must have all those on the right; the first such line counts.
 # A row that has none of these keys must be a page.
@@ -19,6 +20,7 @@ SHAPES = (({"chosen", "rejected"}, ("prompt", "chosen", "rejected")),
           ({"completion"}, ("prompt", "completion")),
           ({"prompt"}, ("prompt",)),
           (set(), ("text",)))
+HUMAN_INSIDE = "a human's turn in the completion"
 
 
 def load(name):
@@ -46,9 +48,29 @@ def objects(path):
             for number, line in enumerate(file, start=1):
                 where = f"{path}, line {number}"
                 if line.strip():
-                    yield where, parse_json(line, where)
+                    yield where, parse_line(line, where)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({reason(error)})") from error
+
+
+def parse_line(line, where):
+    """The object in a line. Raises UserError; at the first line, that says what the file is."""
+    try:
+        return parse_json(line, where)
+    except UserError as error:
+        start, file = line.strip(), where.removesuffix(", line 1")
+        if file == where:
+            raise
+        if start.startswith("["):
+            raise UserError(f"{where}: an array, where each row needs a line of its own: "
+                            f"`jq -c '.[]' {file}` writes it so") from error
+        if start.startswith("{") and not start.endswith("}"):
+            raise UserError(f"{where}: an object that goes on in the next line, where each row "
+                            f"needs a line of its own: `jq -c . {file}` writes it so") from error
+        if not start.startswith("{") and "," in start:
+            raise UserError(f"{where}: no JSON, but perhaps CSV: write each row as an object, "
+                            '{"prompt": …, "completion": …}, on a line of its own') from error
+        raise
 
 
 def read_rows(name, pairs):
@@ -68,6 +90,11 @@ def read_rows(name, pairs):
         print(f"{name}: {read:,} rows read, {used:,} used; {kinds}")
     if not rows:
         raise UserError(f"{name}: no usable row in it")
+    ends = [text.rstrip()[-len(EOS):] for row in rows
+            for text in row.get("completions", [row.get("completion")]) if text]
+    if set(ends) == {EOS}:
+        print(f"{name}: all completions end with {EOS} in letters, which a model learns as "
+              "letters; the end is added by itself, so take them away")
     return rows
 
 
@@ -96,6 +123,8 @@ def learnable(row, where, odd):
     """The rows that a shaped row stands for. Raises Dropped if nothing can be learned from it."""
     if "chosen" in row or "completions" in row:
         return without_ties(*rank(row if "prompt" in row else split_dialogues(row, where, odd)))
+    if HUMAN in row.get("completion", ""):
+        raise Dropped(HUMAN_INSIDE)
     if not row.get("completion", row.get("text", row.get("prompt"))).strip():
         raise Dropped("empty")
     return [row]
@@ -113,8 +142,6 @@ def split_dialogues(row, where, odd):
         prompt, _, completion = row[key].rpartition(ASSISTANT)
         parts.append((prompt + ASSISTANT, completion))
     (prompt, chosen), (other, rejected) = parts
-    if HUMAN in chosen + rejected:
-        raise Dropped("a human has the last turn")
     if prompt != other:
         raise Dropped("the dialogues differ before the last turn")
     speakers = re.findall(f"{HUMAN}|{ASSISTANT}", prompt)
@@ -125,13 +152,19 @@ def split_dialogues(row, where, odd):
 
 def rank(row):
     """(prompt, completions place by place) of a pair or a ranking, without empty ones and with each
-    once. Raises Dropped if no pair is left: one of equal completions has no gradient."""
+    once: blanks around it make no other. Raises Dropped if no pair is left, since one of equal
+    completions has no gradient."""
     ranking = places(row.get("completions", [row.get("chosen"), row.get("rejected")]))
+    if any(HUMAN in text for place in ranking for text in place):
+        raise Dropped(HUMAN_INSIDE)
     distinct, seen = [], set()
     for place in ranking:
-        new = [text for text in dict.fromkeys(place) if text.strip() and text not in seen]
+        new = []
+        for text in place:
+            if text.strip() and text.strip() not in seen:
+                seen.add(text.strip())
+                new.append(text)
         if new:
-            seen.update(new)
             distinct.append(new)
     if len(distinct) > 1:
         return row["prompt"], distinct

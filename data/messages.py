@@ -1,18 +1,35 @@
-"""Conversational rows, as chat models have them, made into the plain shapes.
+"""Rows as other programs write them, made into the plain shapes of jsonl.py.
+
+Under other names: {"question", "response"}, {"instruction", "input", "output"}, and so on: NAMES.
+As conversations, lists of messages {"role", "content"}:
 
     {"messages": […]}                                  the last answer is the completion
     {"prompt": […], "completion": […]}                 the same in two parts
     {"prompt": […], "chosen": […], "rejected": […]}    without "prompt": two whole dialogues
     {"prompt": […]}
 
-Each list holds messages {"role", "content"}. A dialogue here has turns of user and assistant, in
-turn; other rows teach what these models have no words for, and are dropped.
+A prompt may be a string where answers are messages, and the other way round. A dialogue here has
+turns of user and assistant, in turn; other rows teach what these models have no words for, and are
+dropped.
 """
+import re
+
 from support import UserError
 from text.dialogue import ASSISTANT, HUMAN
 
 SPEAKERS = {"user": HUMAN, "assistant": ASSISTANT}
-CONVERSATIONAL = ("prompt", "messages", "completion", "chosen", "rejected")
+ANSWERS = ("completion", "completions", "chosen", "rejected")
+KNOWN = ("text", "prompt", "messages", *ANSWERS)
+# What other programs call these.
+NAMES = {"question": "prompt", "query": "prompt", "instruction": "prompt",
+         "response": "completion", "answer": "completion", "output": "completion",
+         "preferred": "chosen", "preferred_output": "chosen",
+         "dispreferred": "rejected", "non_preferred_output": "rejected",
+         "rejected_response": "rejected"}
+LOOKS_LIKE_AN_ANSWER = re.compile("answer|response|repl(y|ies)|output|completion|cho(ice|sen)|"
+                                  "reject|prefer|better|worse|winner|loser", re.IGNORECASE)
+LABELS = ("label", "labels", "kto_tag", "desirable", "is_desirable", "score", "rating", "reward")
+BAD = {"false", "0", "bad", "undesirable", "rejected", "negative", "dislike", "no", "thumbs_down"}
 
 
 class Dropped(Exception):
@@ -20,35 +37,113 @@ class Dropped(Exception):
 
 
 def plain(row, where):
-    """The row in a plain shape, or as it is without a conversation. Raises Dropped if it has no
-    place here, UserError if a message is malformed."""
-    said = {key: turns(row[key], key, where)
-            for key in CONVERSATIONAL if isinstance(row.get(key), list)}
-    if not said:
+    """The row in a plain shape. Raises Dropped if it has no place here, UserError if a message is
+    malformed."""
+    row = named({key: value for key, value in row.items() if value is not None})
+    check_meaning(row)
+    messages = row.get("messages")
+    if not isinstance(messages, list) and not any(is_said(row.get(key)) for key in KNOWN):
         return row
     if ("chosen" in row) != ("rejected" in row):
         raise UserError(f'{where}: "chosen" and "rejected" go together, and one of them is missing')
     if row.get("tools"):
         raise Dropped("tools")
-    before = said.get("prompt", [])
     if "chosen" in row:
-        prompt, chosen = answered(before + said.get("chosen", []))
-        other, rejected = answered(before + said.get("rejected", []))
+        prompt, chosen = answer_to(row, "chosen", where)
+        other, rejected = answer_to(row, "rejected", where)
         if prompt != other:
             raise Dropped("the dialogues differ before the last turn")
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    if "completion" in said or "messages" in said:
-        whole = before + said["completion"] if "completion" in said else said["messages"]
-        prompt, completion = answered(whole)
+    if "completions" in row:
+        return {"prompt": prompt_of(row, where), "completions": [
+            [strip(text) for text in place] if isinstance(place, list) and not is_said(place)
+            else answer_to({**row, "one": place}, "one", where)[1] for place in row["completions"]]}
+    if "completion" in row:
+        prompt, completion = answer_to(row, "completion", where)
         return {"prompt": prompt, "completion": completion}
-    return {"prompt": asked(before)}
+    if isinstance(messages, list):
+        prompt, completion = answered(turns(messages, "messages", where))
+        return {"prompt": prompt, "completion": completion}
+    return {"prompt": prompt_of(row, where)}
+
+
+def named(row):
+    """The row under our names. A key is renamed if that takes no other key's place."""
+    row = dict(row)
+    for key in [key for key in row if key in NAMES]:
+        if NAMES[key] not in row:
+            row[NAMES[key]] = row.pop(key)
+    given = row.pop("input", None)
+    if isinstance(given, dict):
+        row.setdefault("prompt", given.get("messages", given))
+    elif isinstance(given, str) and "prompt" not in row:
+        row["prompt"] = given
+    elif isinstance(given, str) and isinstance(row["prompt"], str) and given.strip():
+        row["prompt"] += "\n\n" + given
+    if "rejected" in row and "chosen" not in row and "completion" in row:
+        row["chosen"] = row.pop("completion")
+    messages = row.get("messages")
+    if isinstance(messages, list) and messages and "rejected" in row and "prompt" not in row:
+        if "chosen" not in row:         # the dialogue ends with the better answer
+            *messages, row["chosen"] = messages
+        row["prompt"] = messages
+    return row
+
+
+def check_meaning(row):
+    """Raises Dropped for a completion that a label calls bad, and for a prompt whose answer stands
+    under a name that nobody here knows."""
+    if "rejected" not in row and ("completion" in row or "messages" in row):
+        for key in LABELS:
+            value = row.get(key)
+            negative = type(value) in (int, float) and value < 0
+            if key in row and (negative or str(value).strip().lower().removesuffix(".0") in BAD):
+                raise Dropped(f'its "{key}" says that the completion is bad')
+    if not any(key in row for key in ("text", "messages", *ANSWERS)):
+        for key in row:
+            if key not in LABELS and LOOKS_LIKE_AN_ANSWER.search(key):
+                raise Dropped(f'"{key}" may be an answer, but the known names are '
+                              + ", ".join([*KNOWN, *NAMES]))
+
+
+def is_said(value):
+    """Whether a value is a message or a list of messages."""
+    return isinstance(value, dict) or isinstance(value, list) and all(
+        isinstance(one, dict) for one in value)
+
+
+def strip(text):
+    """A completion that is a string as one that is a message."""
+    return f" {text.strip()}" if isinstance(text, str) else text
+
+
+def prompt_of(row, where):
+    """The prompt of a row in which something is a conversation."""
+    prompt = row.get("prompt", [])
+    if isinstance(prompt, str):
+        return prompt if ASSISTANT in prompt else asked([("user", prompt.strip())])
+    return asked(turns(prompt, "prompt", where))
+
+
+def answer_to(row, key, where):
+    """(prompt, completion) of the answer under a key, which may be a whole dialogue."""
+    prompt, answer = row.get("prompt", []), row[key]
+    if not isinstance(answer, (dict, list)):
+        return prompt_of(row, where), strip(answer)
+    said = turns(answer, key, where)
+    if isinstance(prompt, str) and said and said[0][0] == "user":
+        return answered(said)           # the string says the dialogue's question once more
+    if not isinstance(prompt, str):
+        return answered(turns(prompt, "prompt", where) + said)
+    before, completion = answered([("user", prompt.strip())] + said)
+    return (prompt if ASSISTANT in prompt else before), completion
 
 
 def turns(messages, key, where):
     """(role, content) of each message. Raises UserError if one is malformed, Dropped if it has no
     place here."""
     read = []
-    for message in messages:
+    for message in [messages] if isinstance(messages, dict) else messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise UserError(f'{where}: each message of "{key}" must be an object with "role" and '
                             '"content"')

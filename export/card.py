@@ -36,10 +36,13 @@ def command(cfg, script):
 
 def card(folder, cfg, frame):
     """The card of the stage that `folder` is named after, made with the flags `cfg`. `frame` is
-    what begins the turns of a dialogue, the human's and the assistant's."""
+    what begins the turns of a dialogue, the human's and the assistant's; None without it."""
     run, stage = folder.parent.name, folder.name
     script = {"base": "sft", "critic": "ppo"}.get(stage, stage)
-    dialogue = "".join(f"{turn} …" for turn in frame)
+    form = "A prompt is a text as it is, to which the chat template adds nothing"
+    if frame:
+        dialogue = "".join(f"{turn} …" for turn in frame)
+        form = f"A dialogue is `{dialogue!r}`, which the chat template writes"
     scorer = stage in ("reward", "critic")
     return f"""\
 ---
@@ -56,7 +59,7 @@ tags: [gpt2, rlhf, {stage}]
 - seed: {cfg.seed}
 - command: `{command(cfg, script)}`
 
-A dialogue is `{dialogue!r}`, which the chat template writes; `<|endoftext|>` ends
+{form}; `<|endoftext|>` ends
 a response.
 
 {SCORER if scorer else ASSISTANT}"""

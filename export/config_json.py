@@ -11,6 +11,8 @@ def config_json(shape, tokenizer):
               "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, **shape}
     if tokenizer:
         config.update(tokenizer_name=tokenizer.name, tokenizer_fingerprint=tokenizer.fingerprint)
+        if not tokenizer.framed:        # its prompts are texts as they are, and no dialogues
+            config["framed"] = False
     if eos_is_pad is not None:          # a reward model or critic
         # transformers reads the score at the last token that is not its pad id, and a text ends
         # with <|endoftext|>: so the pad id is another one, that no scored text ends with.

@@ -35,6 +35,14 @@ def tokens_of(ids, eos):
     return [bytes(BYTE[character] for character in token) for token in tokens]
 
 
+# The same for a model that has learned bare prompts.
+BARE = """\
+{%- for message in messages -%}
+    {{- message.content -}}
+    {{- eos_token if loop.last and message.role == 'assistant' -}}
+{%- endfor -%}"""
+
+
 def tokenizer_json(tokens, eos, pattern):
     """The text of tokenizer.json for `tokens` (bytes, in the order of their ids); `eos` has the id
     after them. `pattern` cuts a text first."""
@@ -62,13 +70,16 @@ def tokenizer_json(tokens, eos, pattern):
 
 def tokenizer_config(eos, frame, config):
     """tokenizer_config.json beside the config.json `config`. `frame` is what begins the turns of a
-    dialogue, the human's and the assistant's."""
-    human, assistant = map(repr, frame)
+    dialogue, the human's and the assistant's; None where prompts have no frame."""
+    chat = BARE
+    if frame:
+        human, assistant = map(repr, frame)
+        chat = CHAT.replace("ASSISTANT", assistant).replace("HUMAN", human)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": eos, "eos_token": eos,
         "unk_token": eos, "model_max_length": config["n_positions"], "padding_side": "left",
         "pad_token": eos, "clean_up_tokenization_spaces": False, "split_special_tokens": True,
-        "chat_template": CHAT.replace("ASSISTANT", assistant).replace("HUMAN", human)}
+        "chat_template": chat}
     if "GPT2ForSequenceClassification" in config["architectures"]:
         # transformers scores the last token that is not its pad, and that must be <|endoftext|>. No
         # token can be the pad of such a model without harm, so tools that need one say so.

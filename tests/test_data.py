@@ -238,5 +238,5 @@ def test_a_kind_of_row_that_is_needed_and_missing_is_named():
 def test_a_missing_file_and_a_file_with_one_prompt_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         data.load(str(tmp_path / "nothing.jsonl"))
-    with pytest.raises(UserError, match="1 different prompts"):
+    with pytest.raises(UserError, match="1 different prompt; training and test need"):
         data.load(str(rows_of(tmp_path, {"prompt": "only"})))

@@ -144,4 +144,4 @@ def test_a_dialogue_that_goes_on_where_the_other_has_ended_is_no_pair_with_it(re
 def test_a_dialogue_that_ends_with_a_question_has_no_answer_to_learn(read, capsys):
     question = f" It scatters.{H} What does?"
     assert read(pair(question, " Light."), pair(" Light.", question)) == []
-    assert "3 rows read, 1 used; 2 dropped: a human has the last turn" in capsys.readouterr().out
+    assert "3 rows read, 1 used; 2 dropped: a human's turn in the completion" in capsys.readouterr().out

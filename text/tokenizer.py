@@ -1,6 +1,7 @@
 """Text to token ids and back: GPT-2's vocabulary, or a small one that lies beside its model."""
 import base64
 import hashlib
+import re
 from pathlib import Path
 
 import tiktoken
@@ -22,7 +23,7 @@ FILE = "tokenizer.tiktoken"         # tiktoken's own format: base64 of a token's
 
 class Tokenizer:
     """A tiktoken.Encoding, with the one `encode` that every stage uses."""
-    frame = HUMAN, ASSISTANT        # what begins the turns of a dialogue
+    framed = True                   # whether its models have learned dialogues, or bare prompts
 
     def __init__(self, name, encoding):
         self.name, self.encoding = name, encoding
@@ -32,6 +33,11 @@ class Tokenizer:
         tokens = map(encoding.decode_single_token_bytes, range(self.vocab_size))
         ended = b"".join(token + b"\0" for token in tokens)
         self.fingerprint = hashlib.sha256(ended).hexdigest()[:16]
+
+    @property
+    def frame(self):
+        """What begins the turns of a dialogue, the human's and the assistant's; None without it."""
+        return (HUMAN, ASSISTANT) if self.framed else None
 
     @classmethod
     def gpt2(cls):
@@ -61,6 +67,7 @@ class Tokenizer:
         if name == "words" and not tokens:
             raise UserError(f"{folder / FILE} is missing, the vocabulary of the model beside it")
         tokenizer = cls.words(tokens, name) if tokens else cls.gpt2()
+        tokenizer.framed = config.get("framed", True)
         if tokens and name == "gpt2" and tokenizer.fingerprint != GPT2_FINGERPRINT:
             raise UserError(f"{folder}: its vocabulary of {tokenizer.vocab_size} tokens is not "
                             "GPT-2's, and no other one is known here")
@@ -104,10 +111,13 @@ class Tokenizer:
         """Ids of the prompt; with a completion also those of it and <|endoftext|>, an action like
         any other. The two are encoded apart, so a prompt has the same ids whatever follows. Text
         that spells a special token is plain text."""
-        prompt_ids = self.encoding.encode_ordinary(prompt)
-        if completion is None:
-            return prompt_ids
-        return prompt_ids, self.encoding.encode_ordinary(completion) + [self.eos]
+        prompt_ids = self.ids(prompt)
+        return prompt_ids if completion is None else (prompt_ids, self.ids(completion) + [self.eos])
+
+    def ids(self, text):
+        """Ids of a text. GPT-2's pattern fails on a very long run of blanks, so that is cut up."""
+        pieces = re.split(r"(\s{10000})", text)
+        return [i for piece in pieces for i in self.encoding.encode_ordinary(piece)]
 
     def decode(self, ids):
         """The text of a list of ids. <|endoftext|>, the last token, says nothing, nor does an id
