@@ -90,6 +90,7 @@ class Server:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
+        self.http.handle_error = lambda *given: None        # a client that has left
         self.address = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -435,18 +436,23 @@ def test_a_question_has_one_deadline_however_the_server_spends_it(serve_bytes, m
     judge, start = serve_bytes(sent), time.monotonic()
     with pytest.raises(UserError, match="gives no answer within 0.4 seconds. All replies so far are in .*goes on from there$"):
         judge.compare({"x": (OURS, THEIRS)})
-    assert 0.3 < time.monotonic() - start < 1.5
+    assert 0.3 < time.monotonic() - start < 4              # without it, TIMEOUT or for ever
 
 
 @pytest.mark.parametrize("sent", SLOW.values(), ids=SLOW)
-def test_ctrl_c_ends_within_a_second_whatever_the_server_does(serve_bytes, sent):
-    judge = serve_bytes(sent)
-    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    start = time.monotonic()
+def test_ctrl_c_ends_at_once_whatever_the_server_does(serve_bytes, sent):
+    asked, pressed = threading.Event(), []
+
+    def press():
+        asked.wait(30)
+        time.sleep(0.2)
+        pressed.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+    judge = serve_bytes(lambda: asked.set() or sent())
+    threading.Thread(target=press, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         judge.compare({"x": (OURS, THEIRS)})
-    assert 0.3 < time.monotonic() - start < 1.4
+    assert time.monotonic() - pressed[0] < 3                # a second, on a machine with nothing else to do
 
 
 @pytest.mark.parametrize("sent", [
@@ -501,7 +507,7 @@ def test_a_proxy_that_cannot_be_used_is_a_sentence_at_the_start(monkeypatch, tmp
     LanguageModel("http://localhost/v1", "m", tmp_path / "v.jsonl")            # needs none
 
 
-@pytest.mark.parametrize("proxy", ["http://127.0.0.1:99999", "http://127.0.0.1:1", "http://proxy.invalid"])
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:99999", "http://127.0.0.1:1", "127.1:2"])
 def test_a_proxy_that_is_not_there_is_a_sentence(serve, monkeypatch, tmp_path, proxy):
     monkeypatch.setattr(language_model, "PAUSE", 0.002)
     monkeypatch.setenv("HTTP_PROXY", proxy)
