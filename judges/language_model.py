@@ -22,9 +22,8 @@ import torch
 from torch.distributions import Binomial
 from tqdm import tqdm
 
-from data.jsonl import objects
 from support import UserError, reason
-from support.files import read_text, write_whole
+from support.files import parse_json, read_text, write_whole
 
 QUESTION = """\
 Below are a prompt and two answers to it, A and B. Which answer is better: more correct, more \
@@ -300,5 +299,8 @@ class LanguageModel:
         """{identity: letter} of the file. Half a line at its end, left by a power cut, goes."""
         text = read_text(self.file) if self.file.exists() else ""
         if not text.endswith("\n"):
-            write_whole(self.file, text[:text.rfind("\n") + 1])
-        return {row.get("id"): read_letter(str(row.get("reply"))) for _, row in objects(self.file)}
+            text = text[:text.rfind("\n") + 1]
+            write_whole(self.file, text)
+        rows = [parse_json(line, f"{self.file}, line {i}")
+                for i, line in enumerate(text.splitlines(), start=1)]
+        return {row.get("id"): read_letter(str(row.get("reply"))) for row in rows}
