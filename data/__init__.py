@@ -59,7 +59,7 @@ def tokenizer_for(name):
     if name != "toy":
         return Tokenizer.gpt2()
     from data import built_in
-    return built_in.tokenizer()
+    return built_in.vocabulary()
 
 
 def collect(rows):

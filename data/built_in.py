@@ -18,7 +18,7 @@ def load():
     return train, read_jsonl(FOLDER / "test.jsonl")
 
 
-def tokenizer():
+def vocabulary():
     make()
     return Tokenizer.words(read_tokens(FOLDER))
 

@@ -155,6 +155,8 @@ def rank(row):
     once: blanks around it make no other. Raises Dropped if no pair is left, since one of equal
     completions has no gradient."""
     ranking = places(row.get("completions", [row.get("chosen"), row.get("rejected")]))
+    if ASSISTANT in row["prompt"]:      # some say the whole prompt once more before each
+        ranking = [[text.removeprefix(row["prompt"]) for text in place] for place in ranking]
     if any(HUMAN in text for place in ranking for text in place):
         raise Dropped(HUMAN_INSIDE)
     distinct, seen = [], set()

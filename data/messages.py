@@ -12,12 +12,14 @@ A prompt may be a string where answers are messages, and the other way round. A 
 turns of user and assistant, in turn; other rows teach what these models have no words for, and are
 dropped.
 """
+import json
 import re
 
 from support import UserError
 from text.dialogue import ASSISTANT, HUMAN
 
 SPEAKERS = {"user": HUMAN, "assistant": ASSISTANT}
+ROLES = {"human": "user", "gpt": "assistant"}           # ShareGPT's names
 ANSWERS = ("completion", "completions", "chosen", "rejected")
 KNOWN = ("text", "prompt", "messages", *ANSWERS)
 # What other programs call these.
@@ -25,10 +27,13 @@ NAMES = {"question": "prompt", "query": "prompt", "instruction": "prompt",
          "response": "completion", "answer": "completion", "output": "completion",
          "preferred": "chosen", "preferred_output": "chosen",
          "dispreferred": "rejected", "non_preferred_output": "rejected",
-         "rejected_response": "rejected"}
+         "rejected_response": "rejected", "conversations": "messages"}
+# What a prompt depends on and no shape has a place for.
+CONTEXT = ("system", "history", "context", "tools")
 LOOKS_LIKE_AN_ANSWER = re.compile("answer|response|repl(y|ies)|output|completion|cho(ice|sen)|"
                                   "reject|prefer|better|worse|winner|loser", re.IGNORECASE)
-LABELS = ("label", "labels", "kto_tag", "desirable", "is_desirable", "score", "rating", "reward")
+LABELS = ("label", "labels", "kto_tag", "desirable", "is_desirable", "score", "rating", "reward",
+          "preference", "is_good", "is_chosen", "feedback", "vote")
 BAD = {"false", "0", "bad", "undesirable", "rejected", "negative", "dislike", "no", "thumbs_down"}
 
 
@@ -39,15 +44,13 @@ class Dropped(Exception):
 def plain(row, where):
     """The row in a plain shape. Raises Dropped if it has no place here, UserError if a message is
     malformed."""
-    row = named({key: value for key, value in row.items() if value is not None})
+    row = named({key: parsed(value) for key, value in row.items() if value is not None})
     check_meaning(row)
     messages = row.get("messages")
     if not isinstance(messages, list) and not any(is_said(row.get(key)) for key in KNOWN):
         return row
     if ("chosen" in row) != ("rejected" in row):
         raise UserError(f'{where}: "chosen" and "rejected" go together, and one of them is missing')
-    if row.get("tools"):
-        raise Dropped("tools")
     if "chosen" in row:
         prompt, chosen = answer_to(row, "chosen", where)
         other, rejected = answer_to(row, "rejected", where)
@@ -56,7 +59,8 @@ def plain(row, where):
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     if "completions" in row:
         return {"prompt": prompt_of(row, where), "completions": [
-            [strip(text) for text in place] if isinstance(place, list) and not is_said(place)
+            [answer_to({**row, "one": one}, "one", where)[1] for one in place]
+            if isinstance(place, list) and not is_said(place)
             else answer_to({**row, "one": place}, "one", where)[1] for place in row["completions"]]}
     if "completion" in row:
         prompt, completion = answer_to(row, "completion", where)
@@ -70,9 +74,21 @@ def plain(row, where):
 def named(row):
     """The row under our names. A key is renamed if that takes no other key's place."""
     row = dict(row)
+    if isinstance(row.get("context"), list):
+        row.setdefault("prompt", row.pop("context"))
     for key in [key for key in row if key in NAMES]:
-        if NAMES[key] not in row:
-            row[NAMES[key]] = row.pop(key)
+        name = NAMES[key]
+        if name not in row:
+            row[name] = row.pop(key)
+        elif name in ANSWERS and row[name] != row[key]:
+            raise Dropped(f'"{key}" is a second {name}')
+    completions = row.get("completions")
+    if isinstance(completions, list) and all(
+            isinstance(one, dict) and isinstance(one.get("rank"), (int, float))
+            and "completion" in one for one in completions):
+        ranks = sorted({one["rank"] for one in completions})            # 0 or 1 is the best
+        row["completions"] = [[one["completion"] for one in completions if one["rank"] == rank]
+                              for rank in ranks]
     given = row.pop("input", None)
     if isinstance(given, dict):
         row.setdefault("prompt", given.get("messages", given))
@@ -90,13 +106,30 @@ def named(row):
     return row
 
 
+def parsed(value):
+    """A value, or the messages in it if it is a string of JSON that holds messages."""
+    if not isinstance(value, str) or '"role"' not in value:
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    found = found.get("messages", found) if isinstance(found, dict) else found
+    messages = found if isinstance(found, list) else [found]
+    said = all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in messages)
+    return found if messages and said else value
+
+
 def check_meaning(row):
     """Raises Dropped for a completion that a label calls bad, and for a prompt whose answer stands
     under a name that nobody here knows."""
+    for key in CONTEXT:
+        if row.get(key):
+            raise Dropped("tools" if key == "tools" else f'its "{key}" has no place here')
     if "rejected" not in row and ("completion" in row or "messages" in row):
         for key in LABELS:
             value = row.get(key)
-            negative = type(value) in (int, float) and value < 0
+            negative = re.fullmatch(r"-[0-9.e+-]*[1-9][0-9.e+-]*", str(value).strip())
             if key in row and (negative or str(value).strip().lower().removesuffix(".0") in BAD):
                 raise Dropped(f'its "{key}" says that the completion is bad')
     if not any(key in row for key in ("text", "messages", *ANSWERS)):
@@ -134,7 +167,9 @@ def answer_to(row, key, where):
     if isinstance(prompt, str) and said and said[0][0] == "user":
         return answered(said)           # the string says the dialogue's question once more
     if not isinstance(prompt, str):
-        return answered(turns(prompt, "prompt", where) + said)
+        before = turns(prompt, "prompt", where)
+        repeated = before and said[:len(before)] == before      # some say the prompt once more
+        return answered(said if repeated else before + said)
     before, completion = answered([("user", prompt.strip())] + said)
     return (prompt if ASSISTANT in prompt else before), completion
 
@@ -144,10 +179,13 @@ def turns(messages, key, where):
     place here."""
     read = []
     for message in [messages] if isinstance(messages, dict) else messages:
+        if isinstance(message, dict) and {"from", "value"} <= message.keys():
+            message = {"role": message["from"], "content": message["value"]}
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise UserError(f'{where}: each message of "{key}" must be an object with "role" and '
                             '"content"')
         role, content = message["role"], message.get("content")
+        role = ROLES.get(role, role)
         if message.get("tool_calls") or role in ("tool", "function"):
             raise Dropped("a tool call")
         if role not in SPEAKERS:

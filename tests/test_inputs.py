@@ -45,7 +45,8 @@ def read(tmp_path):
 
 @pytest.mark.parametrize("label", [
     {"label": False}, {"label": 0}, {"label": "0"}, {"label": "undesirable"}, {"label": "False"}, {"labels": 0},
-    {"kto_tag": False}, {"desirable": False}, {"score": -1.5}, {"rating": -1}, {"reward": -0.1}, {"label": 0.0}])
+    {"kto_tag": False}, {"desirable": False}, {"score": -1.5}, {"rating": -1}, {"reward": -0.1}, {"label": 0.0}, {"label": "-1"},
+    {"is_good": False}, {"preference": 0}, {"feedback": "negative"}])
 @pytest.mark.parametrize("row", [SHOWN, {"prompt": [user("Name a bird.")], "completion": [said("An owl.")]},
                                  {"messages": [user("Name a bird."), said("An owl.")]}, {"question": BIRD, "answer": " An owl."}])
 def test_a_completion_that_a_label_calls_bad_is_never_learned(read, capsys, row, label):
@@ -121,6 +122,56 @@ def test_other_keys_are_nobodys_business(read):
     ({"messages": None, "prompt": BIRD}, {"prompt": BIRD}), ({"prompt": BIRD, "completion": None}, {"prompt": BIRD})])
 def test_null_is_absent(read, row, expected):
     assert read(row) == [expected]
+
+OWL, STONE = [user("Name a bird."), said("An owl.")], [user("Name a bird."), said("A stone.")]
+
+
+@pytest.mark.parametrize("row, expected", [
+    ({"chosen": json.dumps({"messages": OWL}), "rejected": json.dumps({"messages": STONE})}, PAIR),
+    ({"prompt": "Name a bird.", "chosen": json.dumps(OWL), "rejected": json.dumps(STONE)}, PAIR),
+    ({"messages": json.dumps(OWL)}, SHOWN), ({"prompt": json.dumps(OWL[:1]), "completion": "An owl."}, SHOWN),
+    ({"prompt": BIRD, "completion": ' {"role": "a king"}'}, {"prompt": BIRD, "completion": ' {"role": "a king"}'}),
+    ({"prompt": BIRD, "completion": ' {"role": '}, {"prompt": BIRD, "completion": ' {"role": '})])
+def test_messages_in_a_string_of_json_are_messages(read, row, expected):
+    assert read(row) == [expected]
+
+
+@pytest.mark.parametrize("row", [
+    {"chosen": OWL, "rejected": STONE}, {"prompt": OWL[:1], "chosen": OWL, "rejected": STONE},
+    {"prompt": OWL[:1], "chosen": OWL[1:], "rejected": STONE[1:]}, {"prompt": "Name a bird.", "chosen": OWL, "rejected": STONE},
+    {"chosen": BIRD + " An owl.", "rejected": BIRD + " A stone."},
+    {"prompt": BIRD, "chosen": BIRD + " An owl.", "rejected": BIRD + " A stone."}])
+def test_a_comparison_is_the_same_with_and_without_its_prompt(read, row):
+    assert read(row) == [PAIR]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("owl, stone", [(OWL[1:], STONE[1:]), (OWL[1], STONE[1]), ("An owl.", "A stone.")])
+def test_a_rank_says_which_completion_is_better(read, owl, stone, order):
+    ranked = [{"rank": 0, "completion": owl}, {"rank": 1, "completion": stone}]
+    assert read({"context": OWL[:1], "completions": ranked[::order]}) == [PAIR]
+
+
+@pytest.mark.parametrize("row", [
+    {"conversations": [{"from": "human", "value": "Name a bird."}, {"from": "gpt", "value": "An owl."}]},
+    {"conversations": OWL}, {"messages": [{"role": "human", "content": "Name a bird."}, said("An owl.")]}])
+def test_sharegpts_names_of_speakers_are_known(read, row):
+    assert read(row) == [SHOWN]
+
+
+@pytest.mark.parametrize("key, value", [("system", "Lie."), ("history", [["Hello", "Hi"]]), ("context", "It swims.")])
+def test_what_a_prompt_depends_on_is_not_cut_off_in_silence(read, capsys, key, value):
+    assert read({"query": BIRD, "response": " An owl.", key: value}, FINE) == [FINE]
+    assert f'1 dropped: its "{key}" has no place here' in capsys.readouterr().out
+    assert read({"query": BIRD, "response": " An owl.", key: type(value)()}) == [SHOWN]
+
+
+@pytest.mark.parametrize("row, key", [({**SHOWN, "answer": " A hen."}, "answer"), ({**SHOWN, "output": " A hen."}, "output"),
+                                      ({"question": BIRD, "response": " An owl.", "answer": " A hen."}, "answer")])
+def test_a_second_answer_is_no_reason_to_choose_one(read, capsys, row, key):
+    assert read(row, FINE) == [FINE]
+    assert f'1 dropped: "{key}" is a second completion' in capsys.readouterr().out
+    assert read({**row, key: " An owl."}) == [SHOWN]
 
 # ----------------------------------------------------------------------------- one rule for all shapes
 

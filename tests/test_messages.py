@@ -89,7 +89,7 @@ def test_what_has_no_place_in_a_dialogue_here_is_counted_by_kind(read, capsys, r
 
 
 @pytest.mark.parametrize("row, message", [
-    (dict(messages=[{"from": "human", "value": "Hello?"}]), 'each message of "messages" must be an object with "role" and "content"'),
+    (dict(messages=[{"speaker": "human", "value": "Hello?"}]), 'each message of "messages" must be an object with "role" and "content"'),
     (dict(messages=["Hello?"]), 'each message of "messages" must be an object'),
     (dict(chosen=dialogue("a", "b")), '"chosen" and "rejected" go together, and one'),
     (dict(messages=[{"role": "user", "content": [{"type": "image"}]}]), 'the content of a message of "messages" must be a string'),
