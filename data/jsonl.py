@@ -59,7 +59,7 @@ def parse_line(line, where):
         return parse_json(line, where)
     except UserError as error:
         start, file = line.strip(), where.removesuffix(", line 1")
-        if file == where:
+        if file == where or isinstance(error.__cause__, RecursionError):
             raise
         if start.startswith("["):
             raise UserError(f"{where}: an array, where each row needs a line of its own: "
