@@ -1,6 +1,5 @@
 """python chat.py FOLDER …: talk to a language model in the terminal, or to several side by side."""
 import random
-import sys
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from support import UserError, printable
 from support.checkpoint import find_folder
 from support.command_line import check_numbers
 from support.endings import plain_endings
+from support.typed import edit_lines, forget_typed, typed
 from text.dialogue import HUMAN, dialogue
 from text.tokenizer import Tokenizer
 
@@ -96,14 +96,14 @@ def chat(speakers, cfg):
     print("Ask something; an empty line ends the talk.")
     width = max(len(speaker.name) for speaker in speakers)
     seeds = random.Random(cfg.seed)
-    while question := input("Human: ").strip():
+    while question := typed("Human: ").strip():
         seed = seeds.getrandbits(63)    # one for all: no response depends on the other speakers
         for speaker in speakers:
             torch.manual_seed(seed)
             head = f"  {speaker.name:{width}} " if len(speakers) > 1 else "Assistant:"
             print(head, end="", flush=True)
             for piece in speaker.respond(question, 0 if cfg.greedy else cfg.temperature, cfg.turns):
-                print("\n".join(map(printable, piece.split("\n"))), end="", flush=True)
+                print(printable(piece, kept="\n"), end="", flush=True)
             print()
 
 
@@ -114,11 +114,13 @@ def main():
         if not cfg.folders:
             raise UserError("give the folder of a model, such as out/toy/ppo, or of several")
         speakers = [load(name) for name in cfg.folders]
-        sys.stdin.reconfigure(errors="replace")         # what is typed need not be UTF-8
+        edit_lines()
         try:
             chat(speakers, cfg)
         except (EOFError, KeyboardInterrupt):
             print()
+        finally:
+            forget_typed()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from judges.by_length import by_length
 from judges.normal import compare
 from judges.report import report, show_samples
 from judges.win_rate import agreement, siblings, win_rate
-from support import UserError
+from support import UserError, printable
 from support.command_line import Flags, launch, start
 from support.files import write_whole
 from support.runs import check_origin, find_model
@@ -187,12 +187,16 @@ def main(cfg):
                "replies": judge.replies, "best_of": curve}
     text = report(numbers, judge, cfg.details)
     print("\n" + text)
-    for stage in (*stages, "reward"):
-        card = run / stage / "README.md"
-        if card.exists():
-            write_whole(card, with_evaluation(card.read_text(encoding="utf-8"), cfg, text))
     if cfg.json:
         write_whole(Path(cfg.json), numbers)
+    for stage in (*stages, "reward"):
+        card = run / stage / "README.md"
+        try:
+            if card.exists():
+                before = card.read_bytes().decode()         # with the line ends that it has
+                write_whole(card, with_evaluation(before, cfg, printable(text, kept="\n")))
+        except UnicodeDecodeError:
+            print(f"{card} is not UTF-8 text: it stays as it is, without this table")
     if cfg.compare:
         print("\n" + compare(run / "logs" / "ppo"))
 

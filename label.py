@@ -10,7 +10,6 @@ A label is a line that `reward.py --data FILE` reads: completions, best first, a
 import json
 import random
 import re
-import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import combinations
@@ -23,6 +22,7 @@ from support import UserError, printable
 from support.command_line import Flags, launch, start
 from support.files import write_whole
 from support.runs import find_model
+from support.typed import edit_lines, forget_typed
 from text.batches import encode_prompts, pad
 from text.tokenizer import Tokenizer
 
@@ -45,7 +45,8 @@ class Config(Flags):            # with --data, --run, --preset, --seed, --device
 
 class Labels:
     """The labels in a file, `rows`: (prompt, ranking), in the order in which they were given. A
-    ranking is a list of places, the best one first, and a place a list of equal completions."""
+    ranking is a list of places, the best one first, and a place a list of equal completions.
+    `text` is all that is in the file; lines are added and taken from its end, the others stay."""
 
     def __init__(self, path):
         """Raises UserError if the file holds anything else, OSError if it can't be written."""
@@ -55,26 +56,26 @@ class Labels:
             if row.keys() != {"prompt", "completions"}:
                 raise UserError(f"{where}: no label, but some other row; give another --file")
             rows.append((row["prompt"], places(row["completions"])))
-        self.save(rows)
+        self.save(path.read_bytes().decode() if path.exists() else "", rows)
 
     def add(self, prompt, ranking):
         """Add a label. It is on the disk when this returns."""
-        self.save([*self.rows, (prompt, ranking)])
+        completions = [place[0] if len(place) == 1 else place for place in ranking]
+        begun = "" if not self.text or self.text.endswith(("\r", "\n")) else "\n"
+        line = json.dumps({"prompt": prompt, "completions": completions})
+        self.save(f"{self.text}{begun}{line}\n", [*self.rows, (prompt, ranking)])
 
     def undo(self):
         """Remove the last label, and return it."""
         *rows, last = self.rows
-        self.save(rows)
+        before = self.text.rstrip()
+        self.save(before[:max(before.rfind("\n"), before.rfind("\r")) + 1], rows)
         return last
 
-    def save(self, rows):
+    def save(self, text, rows):
         """Write the file anew: whatever ends the program, it is the old one or the new one."""
-        lines = []
-        for prompt, ranking in rows:
-            completions = [place[0] if len(place) == 1 else place for place in ranking]
-            lines.append(json.dumps({"prompt": prompt, "completions": completions}) + "\n")
-        write_whole(self.path, "".join(lines))
-        self.rows = rows
+        write_whole(self.path, text)
+        self.text, self.rows = text, rows
 
 
 def agreement(rows):
@@ -176,7 +177,7 @@ def read_order(typed, count):
 
 
 def show(text):
-    print("\n".join(map(printable, text.split("\n"))))
+    print(printable(text, kept="\n"))
 
 
 def ask(session):
@@ -213,12 +214,13 @@ def main(cfg):
     labels, tokenizer = Labels(Path(cfg.file)), Tokenizer.load(folder)
     model = GPT.from_pretrained(folder, device, bf16, frozen=True)
     respond = responder(model, tokenizer, cfg, device)
-    sys.stdin.reconfigure(errors="replace")             # what is typed need not be UTF-8
+    edit_lines()
     try:
         ask(Session(labels, prompts, respond, cfg.repeat_every, cfg.seed))
     except EOFError:                                    # Ctrl-D, or the input has ended
         print()
     finally:
+        forget_typed()
         same, again = agreement(labels.rows)
         print(f"\n{labels.path} has {len(labels.rows)} ranking{'s' * (len(labels.rows) != 1)}.")
         if again:

@@ -12,10 +12,12 @@ from itertools import chain
 from pathlib import Path
 
 from data.jsonl import objects, read_rows
+from data.messages import CONTEXT, KNOWN, LABELS, NAMES
 from support import UserError, reason
 from support.hub import from_hub
 
 ENDINGS = ("parquet", "jsonl", "jsonl.gz", "json")
+KEYS = {"input", *KNOWN, *NAMES, *CONTEXT, *LABELS}      # columns that tell what a row means
 
 
 def load(name):
@@ -58,16 +60,20 @@ def read_split(name, cached, split, needed=True):
 
 
 def parquet(path):
-    """(where, object) of every row; keys without a value are left out. Raises UserError."""
+    """(where, object) of every row; keys without a value are left out. Of columns that are not in
+    KEYS only the names are read: values of any kind may be in them. Raises UserError."""
     try:
         from pyarrow import ArrowException, parquet as reader
     except ImportError as error:
         raise UserError(f"{path} is a Parquet file: `pip install pyarrow` reads it") from error
     try:
-        rows = (row for batch in reader.ParquetFile(path).iter_batches()
-                for row in batch.to_pylist())
-        for number, row in enumerate(rows, start=1):
-            there = {key: value for key, value in row.items() if value is not None}
-            yield f"{path}, row {number}", there
-    except (ArrowException, OSError) as error:
+        file, number = reader.ParquetFile(path), 0
+        names = file.schema_arrow.names
+        others = dict.fromkeys(set(names) - KEYS, "…")
+        for batch in file.iter_batches(columns=[name for name in names if name in KEYS]):
+            rows = batch.to_pylist() if batch.num_columns else [{}] * batch.num_rows
+            for number, row in enumerate(rows, start=number + 1):
+                there = {key: value for key, value in row.items() if value is not None}
+                yield f"{path}, row {number}", others | there
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({reason(error)})") from error

@@ -1,5 +1,6 @@
 """README.md of a model folder, the card that the Hub shows: what the model is, how it was made, how
 well it does."""
+import re
 import shlex
 from dataclasses import fields
 
@@ -29,8 +30,10 @@ EVALUATION = "\n## Evaluation\n"
 
 def command(cfg, script):
     """The command line with every flag that is not the default."""
-    flags = [f"--{field.name} {shlex.quote(str(getattr(cfg, field.name)))}" for field in fields(cfg)
-             if getattr(cfg, field.name) != field.default and field.name != "resume"]
+    values = {field.name: str(getattr(cfg, field.name)) for field in fields(cfg)
+              if getattr(cfg, field.name) != field.default and field.name != "resume"}
+    flags = [f"--{name} {shlex.quote(value) if value.isprintable() else ascii(value)}"
+             for name, value in values.items()]
     return " ".join([f"python {script}.py", *flags])
 
 
@@ -66,6 +69,10 @@ a response.
 
 
 def with_evaluation(card, cfg, table):
-    """A card with the table that evaluate.py has printed at its end, in place of an earlier one."""
-    before, command_line = card.partition(EVALUATION)[0], command(cfg, "evaluate")
-    return f"{before}{EVALUATION}\n`{command_line}`\n```\n{table}\n```\n"
+    """A card with the table that evaluate.py has printed, in place of an earlier one or at the end.
+    What people have written stays."""
+    section = f"{EVALUATION}\n`{command(cfg, 'evaluate')}`\n```\n{table}\n```\n"
+    form = f"{EVALUATION}\n`.*`\n```\n(?s:.*?)\n```\n".replace("\n", "\r?\n")
+    earlier = re.search(form, card)
+    start, end = earlier.span() if earlier else (len(card), len(card))
+    return card[:start] + section + card[end:]

@@ -1,13 +1,16 @@
 """What every stage needs and none is about, one subject a file."""
+from unicodedata import category
 
 
 class UserError(Exception):
     """A mistake that the user can mend. The command line shows its one sentence, no traceback."""
 
 
-def printable(text):
-    """The text with what no terminal should get, an escape or half an emoji, spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def printable(text, kept=""):
+    """The text with what no terminal should get, an escape or half an emoji, spelled out. Blanks of
+    all widths, the joiners of Persian and emoji, and what is `kept` stay."""
+    return "".join(c if c.isprintable() or category(c) == "Zs" or c in "\u200c\u200d" + kept else
+                   c.encode("unicode_escape").decode() for c in text)
 
 
 def reason(error):

@@ -11,7 +11,7 @@ from support.checkpoint import read_config
 from support.distributed import join
 from support.endings import plain_endings
 from support.files import read_json
-from support.runs import check_run, run_folder
+from support.runs import run_folder
 
 
 @dataclass
@@ -84,6 +84,7 @@ def preset_of(cfg):
 def start(cfg, *stages):
     """Check the flags, seed the generator. Returns the run's folder, the device, whether to use
     bf16. `stages` are the folders that the script fills."""
+    from support.preflight import check_run
     check_numbers(cfg)
     check_run(cfg, stages)
     torch.manual_seed(cfg.seed)
@@ -109,7 +110,7 @@ def check_numbers(cfg):
             least, most = AT_LEAST.get(name, 0), AT_MOST.get(name, 10 ** 9)
             if not least <= value <= most or name in ABOVE_0 and value == 0:    # or NaN
                 low = "above 0" if name in ABOVE_0 else f"at least {least}"
-                raise UserError(f"--{name} {value}: must be {low} and at most {most:,}")
+                raise UserError(f"--{name} {str(value)[:40]}: must be {low} and at most {most:,}")
     if "minibatches" in vars(cfg) and cfg.minibatches > cfg.batch_size:
         raise UserError(f"--minibatches {cfg.minibatches}: must be at most --batch_size, which is "
                         f"{cfg.batch_size}")

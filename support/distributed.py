@@ -11,7 +11,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from support import UserError
+from support import UserError, reason
 
 
 def rank():
@@ -25,14 +25,18 @@ def world_size():
 
 def join(device, cfg):
     """Join the processes that torchrun has started. Returns this process's device. Raises UserError
-    if a batch cannot be divided evenly among them."""
-    if "WORLD_SIZE" not in os.environ:
+    if something else than torchrun has set WORLD_SIZE, or a batch can't be divided evenly."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return device
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (KeyError, ValueError) as error:     # a variable is missing or no number
+        raise UserError(f"WORLD_SIZE is set, but torchrun did not start this ({reason(error)}): "
+                        "unset WORLD_SIZE, or use torchrun") from error
     if cfg.batch_size % (world_size() * getattr(cfg, "minibatches", 1)):
         raise UserError(f"--batch_size {cfg.batch_size}: must be a multiple of the {world_size()} "
                         "processes, times --minibatches in ppo.py")

@@ -24,9 +24,16 @@ def plain_endings():
         raise Stopped(number, AT_ONCE)
 
     handler = signal.signal(signal.SIGTERM, stop_at_once)
-    sys.stdout.reconfigure(errors="backslashreplace")   # what a terminal can't show ends no run
+    for name in ("stdin", "stdout", "stderr"):      # None if whoever started the program closed it
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
+    out, write = sys.stdout, sys.stdout.write
+    out.reconfigure(errors="backslashreplace")      # what a terminal can't show ends no run
+    # No text of data or models moves the cursor: for all that is printed, here and in tqdm.
+    out.write = lambda text: write(printable(text, kept="\n\t"))
     try:
         yield
+        out.flush()
     except UserError as error:
         give_up(error)
     except BrokenPipeError:                 # whoever read the output has left, as `head` does
@@ -48,6 +55,7 @@ def plain_endings():
         print(f"\n{Path(sys.argv[0]).name}: {said}", file=sys.stderr)
         sys.exit(128 + number)
     finally:
+        del out.write
         signal.signal(signal.SIGTERM, handler)
 
 

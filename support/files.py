@@ -3,7 +3,9 @@ import errno
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
+from secrets import token_hex
 
 from safetensors import SafetensorError
 
@@ -19,14 +21,18 @@ def write_whole(path, content):
         return
     if isinstance(content, dict):
         content = json.dumps(content, indent=2) + "\n"
+    if not replaceable(path):
+        sys.stdout.flush()
+        return fill(stream_of(path) or path, content)
+    path = path.resolve()           # what a link points to changes, and the link stays
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A killed program may leave this behind: the next one that writes the file overwrites it.
-    temporary = path.parent / f".{path.name}.partial"
+    # Two programs may write one file. What killed ones leave of a stage, its next run removes.
+    temporary = path.parent / f".{path.name}.{token_hex(4)}.partial"
     try:
-        if isinstance(content, str):
-            temporary.write_text(content, encoding="utf-8")
-        else:
-            content(temporary)
+        temporary.touch()
+        mode = (path if path.exists() else temporary).stat().st_mode
+        fill(temporary, content)
+        temporary.chmod(mode)       # safetensors lets nobody else read
         flush(temporary)            # else a power cut could leave a new name with nothing in it
         os.replace(temporary, path)
         flush(path.parent)
@@ -36,6 +42,26 @@ def write_whole(path, content):
         raise OSError(getattr(error, "errno", None) or errno.EIO, said, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replaceable(path):
+    """Whether another file may take the place of `path`: of no device, pipe, or standard stream."""
+    return not path.exists() or path.is_file() and not stream_of(path)
+
+
+def stream_of(path):
+    """1 if a file is where standard output goes, 2 for standard error, else None."""
+    streams = {1: Path("/dev/stdout"), 2: Path("/dev/stderr")}
+    return next((n for n, own in streams.items() if own.exists() and own.samefile(path)), None)
+
+
+def fill(file, content):
+    """Write text at the end of a file, or let the function `content` write it."""
+    if not isinstance(content, str):
+        return content(file)
+    own = file not in (1, 2)
+    with open(file, "a", encoding="utf-8", newline="", closefd=own) as opened:  # line ends stay
+        opened.write(content)
 
 
 def flush(path):

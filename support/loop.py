@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import time
+from contextlib import suppress
 
 import torch
 
@@ -21,7 +22,7 @@ from support import UserError
 from support.distributed import gather, rank, total
 from support.endings import Stopped
 from support.files import write_whole
-from support.runs import identity, set_aside
+from support.runs import identity
 
 MINUTES = 10            # between two saves: what a power cut costs at most
 
@@ -39,6 +40,9 @@ class Loop:
         """With --resume, restore parts, state and random generators from the last save. Otherwise
         keep what an earlier run left in the folder under another name."""
         self.identity = identity(self.cfg, self.rows, self.parts)
+        if rank() == 0:
+            from support.lock import hold, set_aside    # only who trains needs them
+            hold(self.folder)
         if self.cfg.resume and self.path.exists():
             self.load()
         elif rank() == 0:
@@ -72,7 +76,8 @@ class Loop:
         """At the first signal. The next one stops the program at once, as it does elsewhere."""
         self.signal = number
         self.give_signals_back()
-        os.write(2, b"\nstopping after this step; once more stops at once, without a save\n")
+        with suppress(OSError):         # a terminal that is gone
+            os.write(2, b"\nstopping after this step; once more stops at once, without a save\n")
 
     def give_signals_back(self):
         for number, handler in self.handlers.items():
@@ -85,11 +90,8 @@ class Loop:
         if rank() > 0:
             self.writer = self.bar = Silence()
             return
-        from torch.utils.tensorboard import SummaryWriter   # slow to import, and tests do without
-        from tqdm import tqdm
-        done = self.state["step"]
-        self.writer = SummaryWriter(self.folder.parent / "logs" / self.folder.name, purge_step=done)
-        self.bar = tqdm(total=self.steps, initial=done, desc=self.folder.name, dynamic_ncols=True)
+        from support.screen import open_screen      # slow to import, and tests do without
+        self.bar, self.writer = open_screen(self.folder, self.state["step"], self.steps)
 
     def log(self, metrics, show=(), batch=None):
         """Log a dict of numbers at this step, those named in `show` on the progress bar, too.

@@ -1,12 +1,10 @@
 """A run is a folder: base/, sft/, reward/, ppo/, one for each stage, and TensorBoard's logs/."""
 import hashlib
-import os
-import shutil
 from pathlib import Path
 
 import torch
 
-from support import UserError
+from support import UserError, printable
 from support.checkpoint import find_folder
 from support.files import read_json, write_whole
 
@@ -21,34 +19,6 @@ def run_folder(cfg):
     return Path("out") / name.replace(":", "-").replace("+", "-")
 
 
-def check_run(cfg, stages):
-    """Find out before the work that it could not be saved, or that there is nothing to resume.
-    `stages` are the folders that a script fills, in order."""
-    run, file = run_folder(cfg), getattr(cfg, "json", "")
-    if file:
-        check_writable(Path(file).parent)
-        if Path(file).is_dir():
-            raise UserError(f"--json {file}: a folder; give the name of a file in it")
-    for name in (*stages, "logs") if stages else ():
-        check_writable(run / name)
-    if stages and cfg.resume and not any((run / name / "resume.pt").exists() for name in stages):
-        begun, finished = ((run / stages[i] / "config.json").exists() for i in (0, -1))
-        if finished or not begun:
-            there = "is finished" if finished else "has no resume.pt"
-            raise UserError(f"--resume: {run / stages[-1]} {there}, so there is nothing to go on "
-                            "with; start without --resume")
-
-
-def check_writable(folder):
-    """Raises UserError if files cannot be written into `folder`, which need not be there yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"{there} is a file, but {folder} must be a folder: move the file, or give "
-                        "another --run")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"{there} can't be written to: change who may, or give another --run")
-
-
 def find_model(run, stage, name=""):
     """The folder of the model that an earlier stage made, or of the one called `name`, made
     elsewhere. Raises UserError that says what to run first."""
@@ -59,19 +29,6 @@ def find_model(run, stage, name=""):
         raise UserError(f"no {stage} model in {run / stage}: run `python {script}` first, with the "
                         "same --data or --run")
     return run / stage
-
-
-def set_aside(folder):
-    """Keep what an earlier run left in a stage's folder, and its curves, under another name."""
-    finished = (folder / "config.json").exists()
-    if not finished and not (folder / "resume.pt").exists():
-        return
-    kept = f"{folder.name}.{'old' if finished else 'unfinished'}"
-    for parent in (folder.parent / "logs", folder.parent):
-        if (parent / folder.name).exists():
-            shutil.rmtree(parent / kept, ignore_errors=True)
-            (parent / folder.name).rename(parent / kept)
-    print(f"{folder} was there from an earlier run, now kept as {folder.parent / kept}")
 
 
 # Flags that may change: where things are, how long and how often, what changes no gradient.
@@ -103,10 +60,14 @@ def finish(model, tokenizer, folder, cfg, same=None, came_from=()):
     """Save a stage's model, its card, and run.json: the run's identity, `same`, and fingerprints of
     the models that the stage was made from, those of the run's folders `came_from`."""
     from export.card import card            # only a finished stage has one
+    from support.lock import data_name
     model.save_pretrained(folder, tokenizer)
-    write_whole(folder / "README.md", card(folder.resolve(), cfg, tokenizer.frame))
+    written = card(folder.resolve(), cfg, tokenizer.frame)
+    write_whole(folder / "README.md", printable(written, kept="\n"))
     origin = {stage: weights_digest(folder.parent / stage) for stage in came_from}
     write_whole(folder / "run.json", {"identity": same or {}, "came_from": origin})
+    if not cfg.run:
+        write_whole(run_folder(cfg) / "data.txt", data_name(cfg) + "\n")
     (folder / "resume.pt").unlink(missing_ok=True)
     print(f"saved {folder}")
 

@@ -1,7 +1,13 @@
 """The chat: what is streamed, what a model still sees of its dialogue, several models side by side, their scores."""
 import io
+import os
+import pty
+import select
 import shutil
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -209,3 +215,50 @@ def test_the_same_question_is_answered_anew(monkeypatch):
     monkeypatch.setattr("builtins.input", lambda prompt: answered.extend(speaker.turns) or asked.pop())
     chat([speaker], Config(turns=1))
     assert len(answered) == len(set(answered)) == 3
+
+
+PROGRAM = """
+import select, sys
+from chat import *
+from support.typed import edit_lines, forget_typed
+class Echo:
+    name = "m"
+    def respond(self, question, *more):
+        yield f"{len(question)}={question[:60]!r}"
+with plain_endings():
+    edit_lines()
+    try:
+        chat([Echo()], Config())
+    finally:
+        forget_typed()
+print("the shell gets something" if select.select([sys.stdin], [], [], 0.2)[0] else "the shell gets nothing")
+"""
+
+
+@pytest.mark.parametrize("typed, asked", [
+    (["one\n\nrm -rf x\n\nlast\n", "\n"], "19='one\\n\\nrm -rf x\\n\\nlast'"),        # pasted into a terminal that tells no paste
+    (["\x1b[200~one\n\ntwo\x1b[2J\x1b[201~", "\n", "\n"], "15='one\\n\\ntwo\\\\x1b[2J'"),    # into one that does
+    (["\n\nnot empty\n", "\n"], "9='not empty'"),
+    (["x" * 20_000 + "\n", "\n"], "20000='xxxx")])
+def test_what_is_pasted_is_one_question_whole_and_nothing_of_it_is_left_to_the_shell(typed, asked):
+    master, slave = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=Path(__file__).parent.parent, stdin=slave, stdout=slave,
+                               stderr=slave, start_new_session=True, env={**os.environ, "TERM": "xterm", "COLUMNS": "200"})
+    os.close(slave)
+    said = ""
+
+    def read(until):
+        nonlocal said
+        end = time.time() + 30
+        while until not in said and time.time() < end:
+            if select.select([master], [], [], 0.1)[0]:
+                said += os.read(master, 65536).decode()
+    read("Human: ")
+    for text in typed:
+        for i in range(0, len(text), 1000):
+            os.write(master, text[i:i + 1000].encode())
+            time.sleep(0.01)
+        read(asked) if text is typed[-2] else time.sleep(0.5)
+    read("the shell gets nothing")
+    process.kill()
+    assert asked in said and said.count("Assistant:") == 1 and "the shell gets nothing" in said

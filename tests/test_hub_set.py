@@ -145,3 +145,13 @@ def test_without_pyarrow_one_sentence_says_what_to_install(hub, monkeypatch):
                                           ("hub:some/set:hard/train", "out/set-hard-train")])
 def test_the_folder_of_a_run_is_named_after_the_set(name, folder):
     assert str(run_folder(SimpleNamespace(data=name, run=""))) == folder
+
+
+@pytest.mark.parametrize("column", [
+    pyarrow.array([10 ** 12] * 2, pyarrow.timestamp("s")), pyarrow.array([-(10 ** 9)] * 2, pyarrow.date32()), pyarrow.array([2 ** 62] * 2, pyarrow.duration("ns")),
+    pyarrow.array([b"\xff\xfe", b"a"], pyarrow.binary()).view(pyarrow.string()), pyarrow.nulls(2)], ids=lambda column: str(column.type))
+def test_what_is_in_other_columns_is_nobodys_business(tmp_path, column):
+    table = pyarrow.table({"when": column, "prompt": ["p", "q"], "completion": [" a", " b"]})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    rows = [row for _, row in hub_set.parquet(tmp_path / "x.parquet")]
+    assert [(row["prompt"], row["completion"]) for row in rows] == [("p", " a"), ("q", " b")] and "when" in rows[0]

@@ -80,11 +80,16 @@ ROW = b'{"prompt": "p", "completions": [" a", " b"]}'
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
 def test_line_ends_of_other_systems_and_a_last_line_without_one_are_no_damage(tmp_path, end, last):
-    (tmp_path / "mine.jsonl").write_bytes(ROW + end + ROW + end * last)
+    """And what somebody else wrote stays as it is, byte for byte: line ends, blank lines, spaces, letters."""
+    before = b'\xef\xbb\xbf { "completions":[" \xc3\xa4", " b"],"prompt":"p" }' + end + b"  " + end + ROW + end * last
+    (tmp_path / "mine.jsonl").write_bytes(before)
     labels = Labels(tmp_path / "mine.jsonl")
+    assert (tmp_path / "mine.jsonl").read_bytes() == before
     labels.add("q", [[" c"], [" d"]])
     assert len(labels.rows) == 3 and Labels(tmp_path / "mine.jsonl").rows == labels.rows
-    assert (tmp_path / "mine.jsonl").read_bytes().startswith(ROW + b"\n" + ROW + b"\n")
+    assert (tmp_path / "mine.jsonl").read_bytes().startswith(before)
+    labels.undo()
+    assert (tmp_path / "mine.jsonl").read_bytes() == before + b"\n" * (not last) and len(labels.rows) == 2
 
 
 @pytest.mark.parametrize("content, message", [

@@ -14,7 +14,7 @@ import torch
 import data
 import page
 import ppo
-from data.toy_world import FACT_OF
+from data.toy_world import FACT_OF, judge
 from gpt import GPT, GPTConfig, ScalarGPT, response_logprobs
 from support.runs import finish
 from text.batches import pad
@@ -195,13 +195,12 @@ def test_the_page_computes_the_advantages_of_make_experience(run, monkeypatch):
         near(found, experience.advantages[experience.response_mask], 1e-5)
 
 
-def test_the_judge_reads_the_responses_that_are_shown(run, monkeypatch):
-    monkeypatch.setattr(page, "judge", lambda prompt, response: [prompt, response])     # judge() finds all of these wrong
+def test_the_judge_reads_the_responses_that_are_shown(run):
     shown, tokenizer = page.read_run(run, "toy"), page.Tokenizer.load(run / "ppo")
     for rollout in shown["rollouts"]:
         for prompt, row in zip(shown["prompts"], rollout, strict=True):
             assert tokenizer.decode(prompt) in FACT_OF
-            assert row["judge"] == [tokenizer.decode(prompt), tokenizer.decode(row["tokens"])]
+            assert row["judge"] == judge(tokenizer.decode(prompt), tokenizer.decode(row["tokens"]))
 
 
 UNPACK = "const models = await unpack(given.packed, given.data.models), {config} = given.data;"
@@ -225,19 +224,6 @@ def test_the_models_of_the_page_say_what_their_checkpoints_say(run, built):
         for ids, output in zip(asked, outputs):
             right = model(torch.tensor([ids]))[0]
             near(output, (right if kind is ScalarGPT else right[-1]).detach(), atol)
-
-
-@needs_node
-def test_rounding_errors_do_not_add_up_from_snapshot_to_snapshot(run, built):
-    """A snapshot is off by at most half a step of its own difference, however far its start was off."""
-    _, shown, packed = built
-    found = javascript(UNPACK + """return ["10", "20"].map((name) => Object.fromEntries(Object.entries(models[name]).map(
-        ([tensor, {rows, columns, data}]) => [tensor, [rows, columns, Array.from(data)]])));""", data=shown, packed=packed)
-    right = GPT.from_pretrained(run / "ppo" / "snapshots" / "10" / "actor").transformer.state_dict()
-    for tensor, weight in right.items():
-        early, late = (torch.tensor(model[tensor][2], dtype=torch.double).view(model[tensor][:2]) for model in found)
-        step = (torch.atleast_2d(weight) - late).abs().amax(1, keepdim=True) / 7
-        assert ((torch.atleast_2d(weight) - early).abs() <= 0.5001 * step + 1e-9).all(), tensor
 
 
 @needs_node

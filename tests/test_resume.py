@@ -3,6 +3,7 @@ import importlib
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -18,6 +19,7 @@ import tiny
 from support import UserError
 from support.endings import Stopped
 from support.files import write_whole
+from support.lock import hold
 from support.loop import Loop
 from support.runs import find_model, run_folder
 
@@ -433,15 +435,16 @@ def test_a_file_is_on_the_disk_before_it_takes_the_old_ones_place(tmp_path, monk
     real = os.replace
     monkeypatch.setattr(os, "replace", lambda *names: done.append("replace") or real(*names))
     write_whole(tmp_path / "file", "new\n")
-    assert done == [".file.partial", "replace", tmp_path.name]
+    assert re.fullmatch(r"\.file\..{8}\.partial", done[0]) and done[1:] == ["replace", tmp_path.name]
 
 
-def test_what_a_killed_program_left_half_written_is_overwritten(tmp_path):
-    for name in (".file.partial", ".other.partial"):
-        (tmp_path / name).write_text("half, and longer than the whole")
-    write_whole(tmp_path / "file", "new\n")
-    assert (tmp_path / "file").read_text() == "new\n"
-    assert {path.name for path in tmp_path.iterdir()} == {"file", ".other.partial"}
+def test_what_a_killed_script_left_half_written_is_removed_by_the_next_one_of_its_stage(tmp_path):
+    left = [tmp_path / "run" / name for name in ("ppo/.resume.pt.0a1b2c3d.partial", "ppo/critic/.config.json.0a1b2c3d.partial",
+                                                 "sft/.resume.pt.0a1b2c3d.partial")]
+    for path in left:
+        write_whole(path, "half")
+    hold(tmp_path / "run" / "ppo")
+    assert [path.exists() for path in left] == [False, False, True]
 
 
 def test_a_model_folder_gets_its_config_last(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """From lists of token ids to batches: padded tensors, and their parts."""
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 
@@ -33,13 +34,14 @@ def pad(rows, left=False, device=None):
 def batch_at(rows, size, step, seed):
     """The step-th batch of an endless walk through `rows`, reshuffled every epoch; it may end one
     epoch and begin the next. It depends on (step, seed) alone, so a resumed run finds its place."""
-    first, last = step * size, (step + 1) * size - 1            # positions in the walk
-    orders = []
-    for epoch in range(first // len(rows), last // len(rows) + 1):
-        generator = torch.Generator().manual_seed(seed + 1_000_003 * epoch)
-        orders.append(torch.randperm(len(rows), generator=generator))
-    start = first % len(rows)
-    return [rows[i] for i in torch.cat(orders)[start:start + size].tolist()]
+    walk = [divmod(place, len(rows)) for place in range(step * size, (step + 1) * size)]
+    return [rows[shuffled(len(rows), seed + 1_000_003 * epoch)[i]] for epoch, i in walk]
+
+
+@lru_cache(maxsize=1)       # a million rows take 0.1 s, too long for every step
+def shuffled(count, seed):
+    """The numbers below `count` in a random order."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))     # (count)
 
 # ---------- parts of a batch
 

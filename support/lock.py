@@ -1,0 +1,47 @@
+"""Whose a folder is: a run has one data set, and one script at a time fills a stage."""
+import os
+import shutil
+from pathlib import Path
+
+from support import UserError
+
+HELD = {}       # stage -> open file: its lock ends with the process, however that ends
+
+
+def hold(folder):
+    """Keep other scripts out of a stage's folder, and remove what killed ones have half written.
+    Raises UserError if another script is in it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    HELD.pop(folder.name, None)
+    # Beside the folder, which `set_aside` may rename.
+    file = HELD[folder.name] = open(folder.parent / f".{folder.name}.lock", "w")
+    try:
+        import fcntl
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"{folder}: another script is at work in it: wait until it has ended, or "
+                        "give another --run") from error
+    except (ImportError, OSError):      # Windows and some network disks know no such locks
+        return
+    for partial in folder.rglob(".*.partial"):
+        partial.unlink()
+
+
+def set_aside(folder):
+    """Keep what an earlier run left in a stage's folder, and its curves, under another name."""
+    finished = (folder / "config.json").exists()
+    if not finished and not (folder / "resume.pt").exists():
+        return
+    kept = f"{folder.name}.{'old' if finished else 'unfinished'}"
+    for parent in (folder.parent / "logs", folder.parent):
+        if (parent / folder.name).exists():
+            if (parent / kept).is_symlink():
+                (parent / kept).unlink()
+            shutil.rmtree(parent / kept, ignore_errors=True)
+            (parent / folder.name).rename(parent / kept)
+    print(f"{folder} was there from an earlier run, now kept as {folder.parent / kept}")
+
+
+def data_name(cfg):
+    """`--data`; of a file, from here, so that a/rows.jsonl and b/rows.jsonl differ."""
+    return os.path.relpath(cfg.data) if Path(cfg.data).exists() else cfg.data
