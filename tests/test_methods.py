@@ -226,7 +226,7 @@ def test_policy_gradients_without_a_critic_find_the_best_policy_there_is(update,
     task, beta, updates = Task(2, seed=10), 0.3, 300
     actor = network(GPT, task.seed + 1)
     cfg = ppo_config(lam=1.0, max_new_tokens=2, steps=updates, batch_size=256, lr=1e-2, kl_coef=beta)
-    for _ in methods.train(update, actor, task.reference, task.reward_model, adamw(actor),
+    for _ in methods.train(update, actor, task.reference, task, adamw(actor),
                            [PROMPT] * 256, cfg, k):
         pass
     pi, (best, _) = enumerated(actor, task.answers).detach(), optimum(task.rewards, task.ref, beta)
