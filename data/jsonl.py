@@ -64,7 +64,7 @@ def parse_line(line, where):
         if start.startswith("["):
             raise UserError(f"{where}: an array, where each row needs a line of its own: "
                             f"`jq -c '.[]' {file}` writes it so") from error
-        if start.startswith("{") and not start.endswith("}"):
+        if start.startswith("{") and start[-1] in "{[,":
             raise UserError(f"{where}: an object that goes on in the next line, where each row "
                             f"needs a line of its own: `jq -c . {file}` writes it so") from error
         if not start.startswith("{") and "," in start:
