@@ -49,7 +49,7 @@ def read_config(folder):
             raise UserError(f"{file}: {key} is {in_json(value)}, and must be a whole number from "
                             f"{least} to {most:,}")
     mean, std = config.get("reward_mean", 0.0), config.get("reward_std", 1.0)
-    if not all(type(x) in (int, float) and math.isfinite(x) for x in (mean, std)) or std <= 0:
+    if not all(type(x) in (int, float) and abs(x) < 1e30 for x in (mean, std)) or std <= 0:
         raise UserError(f"{file}: reward_mean is {in_json(mean)} and reward_std {in_json(std)}, "
                         "which normalises no score: run reward.py again")
     return config

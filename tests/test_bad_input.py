@@ -239,6 +239,9 @@ TABLE = [
     (reward, "", config("sft", model_type="llama"), ['model_type is "llama"', "gpt2"]),
     (reward, "", config("sft", activation_function=["relu"]), ["activation_function", "gelu_new"]),
     (ppo, "", config("reward", reward_std=0), ["reward_std 0", "reward.py again"]),
+    (ppo, "", config("reward", reward_mean=-10 ** 4000), ["reward_mean is -1000", "reward.py again"]),
+    (ppo, "", config("reward", reward_std=10 ** 4000), ["reward_std 1000", "reward.py again"]),
+    (sft, "--seed 1" + "0" * 4000, None, ["--seed 1000", "at most"]),
     (ppo, "", config("reward", reward_mean=float("nan")), ["reward_mean is NaN", "reward.py again"]),
 
     # weights and vocabularies

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+
+from support import UserError, distributed
 
 HERE = Path(__file__).resolve().parent
 
@@ -17,6 +20,19 @@ def trained(folder, processes):
     done = subprocess.run([sys.executable, *torchrun, __file__, str(folder)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return torch.load(folder / "result.pt")
+
+
+@pytest.mark.parametrize("there, says", [
+    ({"WORLD_SIZE": "4"}, "RANK"), ({"WORLD_SIZE": "4", "RANK": "0"}, "MASTER_ADDR"), ({"WORLD_SIZE": "four", "RANK": "0"}, "invalid literal")])
+def test_a_world_size_that_torchrun_did_not_set_is_one_sentence(monkeypatch, there, says):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"WORLD_SIZE is set, but torchrun did not start this .*{says}.*unset WORLD_SIZE"):
+        distributed.join(torch.device("cpu"), None)
+    monkeypatch.setenv("WORLD_SIZE", "1")                   # one process needs nobody
+    assert distributed.join(torch.device("cpu"), None) == torch.device("cpu")
 
 
 def test_two_processes_make_the_steps_of_one(tmp_path):

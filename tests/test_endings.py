@@ -86,6 +86,20 @@ def test_the_chat_takes_whatever_is_typed(run, typed):
     assert done.returncode == 0 and b"Traceback" not in done.stderr and b"\x1b" not in done.stdout
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_end_no_training(run, closed):
+    command = f"{sys.executable} reward.py --device cpu --steps 1 --normalise_samples 64 --run {run} {closed}"
+    assert subprocess.run(command, shell=True, cwd=stress.ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    assert (run / "reward" / "config.json").exists() and (run / "reward.old").exists()
+
+
+@pytest.mark.parametrize("text", ["\\x1b[2J", "a\\rb", "\\x9b1A", "\\u202e"])
+def test_nothing_that_is_printed_moves_the_terminal(text):
+    program = f"from support.endings import plain_endings\nwith plain_endings():\n    print('before {text} after')"
+    said = subprocess.run([sys.executable, "-c", program], cwd=stress.ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.rstrip("\n").isprintable() and said.startswith("before ") and "\\" in said and said.endswith(" after\n")
+
+
 def test_a_reader_that_leaves_is_no_traceback(run):
     command = f"{sys.executable} chat.py {run / 'sft'} | head -c 1"
     done = subprocess.run(command, shell=True, cwd=stress.ROOT, input=b"Hello?\n" * 5 + b"\n", capture_output=True)
