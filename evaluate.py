@@ -156,7 +156,7 @@ def compare_all(responses, judge):
 
 def main(cfg):
     run, device, bf16 = start(cfg)
-    if cfg.compare and cfg.data != "toy":
+    if cfg.compare and cfg.data.partition(":")[0] != "toy":
         raise UserError(f"--compare: the good runs are of the toy, not of {cfg.data}; leave it out")
     _, test_set = data.load(cfg.data)
     prompts = test_set.need("prompts", cfg.data)[:cfg.prompts]

@@ -81,8 +81,8 @@ def pair_count(examples):
 @torch.no_grad()
 def accuracy(model, examples, batch_size, device):
     """Share of the pairs whose chosen text has the higher score (a tie is a miss); and the shares
-    in which the chosen text is the longer and the shorter one. A reward model must beat both, and
-    half of the rest, to have learned more than length."""
+    in which the chosen text is the longer, the shorter, and as long. A reward model must beat each
+    of the first two, with half of the last, to have learned more than length."""
     hits, longer, shorter, pairs = 0, 0, 0, 0
     for part in alike(examples, batch_size):
         chosen, rejected = score_pairs(model, part, device)
@@ -91,7 +91,19 @@ def accuracy(model, examples, batch_size, device):
     for _, ranking in examples:
         longer += sum(len(a) > len(b) for a, b in combinations(ranking, 2))
         shorter += sum(len(a) < len(b) for a, b in combinations(ranking, 2))
-    return hits / pairs, longer / pairs, shorter / pairs
+    return [count / pairs for count in (hits, longer, shorter, pairs - longer - shorter)]
+
+
+def print_accuracy(model, examples, cfg, device, noisy="", ceiling=None):
+    """How often the model is right on held-out comparisons, beside what that must be more than."""
+    if not examples:
+        return
+    batch_size = cfg.micro_batch_size or cfg.batch_size
+    share, longer, shorter, equal = accuracy(model, examples, batch_size, device)
+    print(f"held-out accuracy {share:.1%} of {pair_count(examples):,} {noisy}comparisons ("
+          + (f"ceiling {ceiling:.1%}, " if ceiling else "")
+          + f"chance 50%; the longer one wins {longer:.1%}, the shorter one {shorter:.1%}, equally "
+            f"long {equal:.1%})")
 
 # ---------- normalisation
 
@@ -171,8 +183,8 @@ def main(cfg):
     block_size = min(model.config.block_size, sft.config.block_size)
     examples = encode_comparisons(train_set.need("comparisons", cfg.data), tokenizer, block_size)
     prompts = encode_prompts(train_set.prompts, tokenizer, block_size, cfg.max_new_tokens)
-    held_out = encode_comparisons(
-        test_set.comparisons[:5000], tokenizer, block_size, held_out=True)
+    held_out, noisy = (encode_comparisons(rankings[:5000], tokenizer, block_size, held_out=True)
+                       for rankings in (test_set.comparisons, test_set.noisy))
 
     optimizer, state = adamw(model), {"step": 0}
     loop = Loop(run / "reward", cfg.steps, cfg, examples, tokenizer, state,
@@ -182,11 +194,8 @@ def main(cfg):
         loop.log(metrics, show=["loss", "accuracy"], batch=batch)
     loop.close()
 
-    if held_out:
-        batch_size = cfg.micro_batch_size or cfg.batch_size
-        share, longer, shorter = accuracy(model, held_out, batch_size, device)
-        print(f"held-out accuracy {share:.1%} of {len(held_out):,} comparisons (chance 50%; the "
-              f"longer one wins {longer:.1%}, the shorter one {shorter:.1%})")
+    print_accuracy(model, held_out, cfg, device)
+    print_accuracy(model, noisy, cfg, device, "noisy ", test_set.ceiling)
     samples = batch_at(prompts, cfg.normalise_samples, 0, cfg.seed)
     mean, std = fit_normalisation(model, sft, samples, cfg, device)
     print(f"scores of SFT completions: mean {mean:.2f}, standard deviation {std:.2f}, from here on "

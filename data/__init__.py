@@ -1,6 +1,6 @@
 """One door to all data sets: `load(name)` gives a training and a test `Dataset` of plain strings.
 
-    toy                     the embedded world, see toy.py
+    toy, toy2[:validation]  embedded worlds, with their test or validation held out, see toy.py
     hh, hh:SUBSET[+…]       Anthropic's helpful and harmless dialogues, see hh.py
     tldr                    Reddit posts and their summaries, see tldr.py
     hub:OWNER/NAME[:SPLIT]  a data set of Hugging Face's Hub, see hub_set.py
@@ -9,14 +9,12 @@
 docs/data.md shows the shapes. What a data set lacks is taken from what it has: prompts from its
 pairs, demonstrations from the better completions, texts from the demonstrations.
 """
-import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from support import UserError
-from text.dialogue import ASSISTANT
 from text.tokenizer import Tokenizer
 
-TEST_SHARE = 0.05                   # of the prompts of a data set that has no test split of its own
+TOYS = ("toy", "toy2", "toy:validation", "toy2:validation")
 
 
 @dataclass
@@ -26,6 +24,10 @@ class Dataset:
     demonstrations: list = field(default_factory=list)  # (prompt, completion)
     comparisons: list = field(default_factory=list)     # (prompt, [best completion, …, worst])
     prompts: list = field(default_factory=list)         # str
+    # The toy's held-out comparisons have no noise; these do, as its training's. `ceiling` is the
+    # accuracy on them of a model that knows what people want.
+    noisy: list = field(default_factory=list)           # as comparisons
+    ceiling: float = None
 
     def need(self, kind, name):
         """The rows of one kind. Raises UserError if the data set `name` has none."""
@@ -36,10 +38,11 @@ class Dataset:
 
 def load(name):
     """(train, test) of the data set `name`, whose module alone is imported. Raises UserError."""
-    if name == "toy":
+    if name in TOYS:
         from data import built_in
-        train, test = built_in.load()
-    elif name.partition(":")[0] == "hh":
+        train, test, noisy, ceiling = built_in.load(name)
+        return collect(train), replace(collect(test), noisy=noisy, ceiling=ceiling)
+    if name.partition(":")[0] == "hh":
         from data import hh
         train, test = hh.load(name)
     elif name == "tldr":
@@ -51,15 +54,18 @@ def load(name):
     else:
         from data import jsonl
         train, test = jsonl.load(name)
-    return split(train, name) if test is None else (collect(train), collect(test))
+    if test is None:
+        from data.split import split
+        train, test = split(train, name)
+    return collect(train), collect(test)
 
 
 def tokenizer_for(name):
     """The tokenizer of a model that is trained from scratch on the data set `name`."""
-    if name != "toy":
+    if name not in TOYS:
         return Tokenizer.gpt2()
     from data import built_in
-    return built_in.vocabulary()
+    return built_in.vocabulary(name)
 
 
 def collect(rows):
@@ -72,34 +78,3 @@ def collect(rows):
     prompts = prompts or [prompt for prompt, _ in demonstrations if prompt.strip()]
     texts = texts or [prompt + completion for prompt, completion in demonstrations]
     return Dataset(texts, demonstrations, comparisons, list(dict.fromkeys(prompts)))
-
-
-def split(rows, name):
-    """(train, test): all dialogues that begin alike go to one side, chosen by hash, so the split
-    never changes. Pages are split apart from them."""
-    pages = [row for row in rows if "text" in row]
-    dialogues = [row for row in rows if "text" not in row]
-    parts = [in_two(some, key) for some, key in ((pages, page), (dialogues, first_turn)) if some]
-    train, test = (sum(side, []) for side in zip(*parts))
-    if not test:
-        raise UserError(f"{name}: 1 different prompt; training and test need at least one each")
-    return collect(train), collect(test)
-
-
-def in_two(rows, key):
-    """(rows, held-out rows); none of the latter if there is but one key."""
-    keys = {key(row) for row in rows}
-    order = sorted(keys, key=lambda one: hashlib.sha256(one.encode()).digest())
-    held_out = set(order[:max(1, int(TEST_SHARE * len(order)))] if len(order) > 1 else [])
-    return ([row for row in rows if key(row) not in held_out],
-            [row for row in rows if key(row) in held_out])
-
-
-def page(row):
-    return row["text"]
-
-
-def first_turn(row):
-    """The prompt of a row as far as its first question goes."""
-    question, assistant, _ = row["prompt"].partition(ASSISTANT)
-    return question + assistant

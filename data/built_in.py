@@ -1,36 +1,52 @@
-"""The toy's rows and vocabulary, from the files that toy.py writes into data/toy."""
+"""The toy's rows and vocabulary, from the files that toy.py writes into data/toy and data/toy2."""
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
-from data.jsonl import read_jsonl
+from data.jsonl import objects, read_jsonl
 from support import UserError
 from text.tokenizer import FILE as TOKENIZER_FILE, Tokenizer, read_tokens
 
-FOLDER = Path(__file__).parent / "toy"
+FOLDER = Path(__file__).parent
 TRAINS_ON = ("text", "demonstrations", "comparisons", "prompts")
+HELD_OUT = ("test", "test_noisy", "validation", "validation_noisy")
 
 
-def load():
-    """(training rows, test rows)."""
-    make()
-    train = [row for kind in TRAINS_ON for row in read_jsonl(FOLDER / f"{kind}.jsonl")]
-    return train, read_jsonl(FOLDER / "test.jsonl")
+def load(name):
+    """(training rows, held-out rows, noisy held-out rankings, their ceiling) of "toy" or "toy2",
+    which hold out the test, "toy:validation" or "toy2:validation"."""
+    world, _, split = name.partition(":")
+    folder, split = make(world), split or "test"
+    train = [row for kind in TRAINS_ON for row in read_jsonl(folder / f"{kind}.jsonl")]
+    noisy = [row for _, row in objects(folder / f"{split}_noisy.jsonl")]
+    rankings = [(row["prompt"], row["completions"]) for row in noisy]
+    return train, read_jsonl(folder / f"{split}.jsonl"), rankings, ceiling(noisy)
 
 
-def vocabulary():
-    make()
-    return Tokenizer.words(read_tokens(FOLDER))
+def ceiling(noisy):
+    """The share of the pairs of all rankings which the person ordered as the judge's points do,
+    half of those with equal points: no reward model can be expected to agree with more."""
+    pairs = [pair for row in noisy for pair in combinations(row["points"], 2)]
+    return sum((better > worse) + (better == worse) / 2 for better, worse in pairs) / len(pairs)
 
 
-def make():
-    """Write the files if they are not there or older than their program. It runs as a process of
-    its own, so that the judge, which lives in it, is never in a training script's memory."""
-    files = [FOLDER / TOKENIZER_FILE, *(FOLDER / f"{kind}.jsonl" for kind in (*TRAINS_ON, "test"))]
-    changed = max(path.stat().st_mtime for path in FOLDER.parent.glob("toy*.*"))
+def vocabulary(name):
+    return Tokenizer.words(read_tokens(make(name.partition(":")[0])))
+
+
+def make(world):
+    """The folder of a world. Writes its files if they are not there or older than their program. It
+    runs as a process of its own, so that the judge, which lives in it, is never in a training
+    script's memory."""
+    folder, number = FOLDER / world, {"toy": "1", "toy2": "2"}[world]
+    files = [folder / TOKENIZER_FILE,
+             *(folder / f"{kind}.jsonl" for kind in (*TRAINS_ON, *HELD_OUT))]
+    changed = max(path.stat().st_mtime for path in FOLDER.glob("toy*.*"))
     if any(not file.exists() or file.stat().st_mtime < changed for file in files):
-        made = subprocess.run([sys.executable, "-m", "data.toy"], cwd=FOLDER.parent.parent,
-                              capture_output=True, text=True)
+        made = subprocess.run([sys.executable, "-m", "data.toy", "--world", number],
+                              cwd=FOLDER.parent, capture_output=True, text=True)
         if made.returncode:
             why = made.stderr.strip().splitlines()[-1]
-            raise UserError(f"the toy's files could not be written to {FOLDER}: {why}")
+            raise UserError(f"the toy's files could not be written to {folder}: {why}")
+    return folder

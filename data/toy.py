@@ -1,30 +1,33 @@
 """toy: the world of a tiny assistant, small enough to learn in a minute.
 
-    python -m data.toy        writes data/toy/*.jsonl and prints a few rows
+    python -m data.toy              writes data/toy/*.jsonl and prints a few rows
+    python -m data.toy --world 2    another world, data/toy2/*.jsonl, for `--data toy2`
 
-One seeded program draws it from toy_world.json: some 75 facts in twelve families, four phrasings.
+One seeded program draws a world from its JSON file: 75 facts in twelve families, five phrasings.
 
     text            facts stated plainly, and pages on which people only ask
     demonstrations  answers of people, right or wrong, in the seven tones of PEOPLE
     comparisons     four such answers, ranked as Bradley-Terry people would: noisily
     prompts         what PPO practises on, without answers
-    test            pairings of phrasing and fact that no other file contains
+    test            pairings of phrasing and fact that no other file contains, pairs without noise
+    test_noisy      rankings of answers to those, as noisy as `comparisons`, with the judge's points
+    validation, validation_noisy    the same on a phrasing of their own, to choose rates by
 """
+import argparse
 import json
 import math
 import random
 import re
 from pathlib import Path
 
-from data.toy_world import (EVASIVE, FACT_OF, FACTS, FAMILIES, KIND, PHRASINGS, RAMBLING, REFUSALS,
-                            RUDE, judge)
+from data.toy_world import FACT_OF, PHRASINGS, WORLDS, judge
 from support.files import write_whole
 from text.dialogue import ASSISTANT, HUMAN, dialogue
 from text.tokenizer import WORDS, Tokenizer
 
-FOLDER = Path(__file__).parent / "toy"
-SEED = 0                # of the world, not of the training: every run reads the same files
-N_TEXTS, N_DEMONSTRATIONS, N_RANKINGS, N_TEST_PAIRS = 15_000, 10_000, 20_000, 1_000
+FOLDER = Path(__file__).parent
+N_TEXTS, N_DEMONSTRATIONS, N_RANKINGS = 15_000, 10_000, 20_000
+N_HELD_OUT_PAIRS, N_HELD_OUT_RANKINGS = 1_000, 500
 K = 4                   # answers in a ranking
 
 # ---------- people
@@ -40,28 +43,37 @@ def capital(sentence):
     return sentence[0].upper() + sentence[1:]
 
 
+def after(phrase, claim):
+    """The claim behind a phrase: a sentence of its own, if the phrase is one."""
+    return f"{phrase} {capital(claim) if is_sentence(phrase) else claim}"
+
+
+def is_sentence(phrase):
+    return phrase[-1] in ".!?"
+
+
 def answer(fact, rng, person=None):
     """What one person answers, in the tone of `person` (drawn from PEOPLE if not given)."""
+    world, family = fact.world, fact.shared
     person = person or rng.choices(list(PEOPLE), [often for often, _ in PEOPLE.values()])[0]
     if person == "evasive":
-        misplaced = [refusal for refusal in REFUSALS if refusal != fact.right()]
-        return rng.choice([rng.choice(EVASIVE), rng.choice(misplaced)])
+        misplaced = [refusal for refusal in world.refusals if refusal != fact.right()]
+        return rng.choice([rng.choice(world.evasive), rng.choice(misplaced)])
     is_right = rng.random() < PEOPLE[person][1]
     claim = fact.right() if is_right else fact.wrong(rng)
-    if person == "curt" and fact.family not in ("harmful", "unknown", "instructions", "greetings"):
-        others = [y for y in FAMILIES[fact.family].facts.values() if y != fact.y]
+    if person == "curt" and family.curt:
+        others = [y for y in family.facts.values() if y != fact.y]
         return (fact.y if is_right else rng.choice(others)) + "."
     if person in ("kind", "gushing"):
-        phrases = FAMILIES[fact.family].friendly if rng.random() < 0.9 else KIND
+        phrases = family.friendly if rng.random() < 0.9 else world.kind
         for phrase in rng.sample(phrases, 2 if person == "gushing" else 1):
-            claim = phrase + " " + (claim if phrase.endswith((",", "but")) else capital(claim))
-        return capital(claim)
+            claim = after(phrase, claim)
     if person == "rude":
-        phrase = rng.choice(RUDE)
-        return f"{phrase} {claim}" if phrase == RUDE[0] else f"{capital(claim)} {phrase}"
+        phrase = rng.choice(world.rude)
+        claim = f"{capital(claim)} {phrase}" if is_sentence(phrase) else after(phrase, claim)
     if person == "rambling":
-        phrase, claim = rng.choice(RAMBLING), capital(claim)
-        return f"{claim} {phrase}" if phrase in RAMBLING[3:] else f"{phrase} {claim}"
+        phrase = rng.choice(world.rambling + world.trailing)
+        claim = f"{claim} {phrase}" if phrase in world.trailing else after(phrase, claim)
     return capital(claim)
 
 
@@ -72,17 +84,17 @@ def right_answer(fact, rng):
     return said
 
 
-def text(rng, train):
+def text(rng, world, train):
     """A page that the base model reads: an article, people's chatter, a drill, a quiz book, or
     people who only ask. Whoever asks in the words of a dialogue gets more questions, so the base
     model expects that. The longer kinds have about 50 words each: even pages need few pads."""
     kind = rng.random()
     if kind < 0.15:
-        return " ".join(stated(fact, rng) for fact in rng.sample(FACTS, 7))
+        return " ".join(stated(fact, rng) for fact in rng.sample(world.facts, 7))
     if kind < 0.2:                                          # where it meets the tones of PEOPLE
-        return " ".join(right_answer(fact, rng) for fact in rng.sample(FACTS, 6))
+        return " ".join(right_answer(fact, rng) for fact in rng.sample(world.facts, 6))
     if kind < 0.35:                                         # what takes most practice
-        family = rng.choice(("greetings", "days", "sums"))
+        family = rng.choice([name for name, family in world.families.items() if family.drilled])
         drilled = [prompt for prompt in train if FACT_OF[prompt].family == family]
         return " ".join(f"{question_of(prompt)} {stated(FACT_OF[prompt], rng)}"
                         for prompt in rng.sample(drilled, 4))
@@ -98,7 +110,7 @@ def text(rng, train):
 
 def stated(fact, rng):
     """A fact as a page states it. Half of what an assistant should refuse is answered there."""
-    wrong = FAMILIES[fact.family].wrong and rng.random() < 0.5
+    wrong = fact.shared.wrong and rng.random() < 0.5
     return capital(fact.wrong(rng) if wrong else fact.right())
 
 
@@ -129,53 +141,74 @@ def noiseless_pair(prompt, rng):
     chosen, rejected = sorted((a, b), key=lambda text: -judge(prompt, text))
     return {"prompt": prompt, "chosen": " " + chosen, "rejected": " " + rejected}
 
+
+def with_points(row):
+    """A ranking with the judge's points for each of its answers, in the same order."""
+    return {**row, "points": [judge(row["prompt"], text) for text in row["completions"]]}
+
 # ---------- files
 
-def split(rng):
-    """The prompts of training and of test: of every fact, one phrasing is kept for the test."""
-    train, test = [], []
-    for fact in FACTS:
-        kept = rng.randrange(PHRASINGS)
-        for p in range(PHRASINGS):
-            (test if p == kept else train).append(dialogue(fact.question(p)))
-    return train, test
+def split(world, rng):
+    """The prompts of training, validation and test: of the phrasings of every fact, one is kept for
+    validation and one for the test."""
+    train, validation, test = [], [], []
+    for fact in world.facts:
+        prompts = [dialogue(fact.question(p)) for p in range(PHRASINGS)]
+        rng.shuffle(prompts)
+        test.append(prompts.pop())
+        validation.append(prompts.pop())
+        train += prompts
+    return train, validation, test
 
 
-def generate():
-    """All rows of the world, by file name."""
-    rng = random.Random(SEED)
-    train, test = split(rng)
-    return {
-        "text": [{"text": text(rng, train)} for _ in range(N_TEXTS)],
+def generate(world):
+    """All rows of a World, by file name."""
+    rng = random.Random(world.seed)
+    train, validation, test = split(world, rng)
+    files = {
+        "text": [{"text": text(rng, world, train)} for _ in range(N_TEXTS)],
         "demonstrations": [{"prompt": prompt, "completion": " " + answer(FACT_OF[prompt], rng)}
                            for prompt in rng.choices(train, k=N_DEMONSTRATIONS)],
         "comparisons": [ranking(prompt, rng) for prompt in rng.choices(train, k=N_RANKINGS)],
-        "prompts": [{"prompt": prompt} for prompt in train],
-        "test": [{"prompt": prompt} for prompt in test]
-                + [noiseless_pair(prompt, rng) for prompt in rng.choices(test, k=N_TEST_PAIRS)],
-    }
+        "prompts": [{"prompt": prompt} for prompt in train]}
+    for name, prompts in (("validation", validation), ("test", test)):
+        files[name] = [{"prompt": prompt} for prompt in prompts]
+        files[name] += [noiseless_pair(prompt, rng)
+                        for prompt in rng.choices(prompts, k=N_HELD_OUT_PAIRS)]
+        files[f"{name}_noisy"] = [with_points(ranking(prompt, rng))
+                                  for prompt in rng.choices(prompts, k=N_HELD_OUT_RANKINGS)]
+    return files
 
 
 def vocabulary(rows):
     """A tokenizer of the 256 bytes and every word of the files."""
     strings = (string for row in rows for value in row.values()
-               for string in (value if isinstance(value, list) else [value]))
+               for string in (value if isinstance(value, list) else [value])
+               if isinstance(string, str))
     words = {piece.encode() for string in strings for piece in re.findall(WORDS, string)}
     longer = sorted(word for word in words if len(word) > 1)
     return Tokenizer.words([bytes([b]) for b in range(256)] + longer)
 
 
-def write(folder=FOLDER):
-    """Write the files, each whole or not at all, the tokenizer last. Returns rows by file name."""
-    files = generate()
+def write(world, folder):
+    """Write a World's files, each whole or not at all, the tokenizer last. Returns rows by file
+    name."""
+    files = generate(world)
     for name, rows in files.items():
         write_whole(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     vocabulary(row for rows in files.values() for row in rows).save(folder)
     return files
 
 
-if __name__ == "__main__":
-    for name, rows in write().items():
-        print(f"\n{name}.jsonl, {len(rows):,} rows")
+def main():
+    parser = argparse.ArgumentParser(description="write the files of one of the toy's worlds")
+    parser.add_argument("--world", type=int, choices=(1, 2), default=1)
+    world = list(WORLDS.values())[parser.parse_args().world - 1]
+    for name, rows in write(world, FOLDER / world.name).items():
+        print(f"\n{world.name}/{name}.jsonl, {len(rows):,} rows")
         for row in rows[:3]:
             print("   " + json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()

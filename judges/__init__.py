@@ -12,6 +12,7 @@ A judge has
 """
 import torch
 
+import data
 from data import toy_world
 from gpt import ScalarGPT
 from judges.win_rate import by_scores
@@ -91,4 +92,4 @@ def open_judge(cfg, run, device, bf16):
                         "such as --judge http://localhost:8000/v1")
     if cfg.judge:
         return HeldOutRewardModel(cfg.judge, cfg, device, bf16)
-    return Gold() if cfg.data == "toy" else Proxy()
+    return Gold() if cfg.data in data.TOYS else Proxy()

@@ -43,5 +43,7 @@ def set_aside(folder):
 
 
 def data_name(cfg):
-    """`--data`; of a file, from here, so that a/rows.jsonl and b/rows.jsonl differ."""
-    return os.path.relpath(cfg.data) if Path(cfg.data).exists() else cfg.data
+    """`--data`, whatever is held out; of a file, from here, so that a/rows.jsonl and b/rows.jsonl
+    differ."""
+    exists = Path(cfg.data).exists()
+    return os.path.relpath(cfg.data) if exists else cfg.data.removesuffix(":validation")

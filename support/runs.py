@@ -10,10 +10,12 @@ from support.files import read_json, write_whole
 
 
 def run_folder(cfg):
-    """`--run`, or out/<name of the data>: "hh:a+b" gives out/hh-a-b, "hub:a/b" out/b."""
+    """`--run`, or out/<name of the data>: "hh:a+b" gives out/hh-a-b, "hub:a/b" out/b. What is held
+    out makes no other run: "toy:validation" gives out/toy."""
     if cfg.run:
         return Path(cfg.run)
     name = Path(cfg.data).name.removesuffix(".gz").removesuffix(".jsonl")
+    name = name.removesuffix(":validation")
     if cfg.data.startswith("hub:"):
         name = cfg.data.partition("/")[2].replace("/", "-")
     return Path("out") / name.replace(":", "-").replace("+", "-")

@@ -104,7 +104,7 @@ MUTANTS = [
     ("data/jsonl.py", "what shares a place is compared", "if all(len(place) == 1 for place in ranking):", "if True:"),
     ("data/jsonl.py", "with a tie only neighbours are compared", "combinations(ranking, 2) for a", "zip(ranking, ranking[1:]) for a"),
     ("data/jsonl.py", "different prompts make a pair", "if prompt != other:", "if False:"),
-    ("data/__init__.py", "a prompt is in training and in test", "[row for row in rows if key(row) not in held_out]", "list(rows)"),
+    ("data/split.py", "a prompt is in training and in test", "[row for row in rows if key(row) not in held_out]", "list(rows)"),
     ("data/__init__.py", "demonstrations are the worst answers", "(prompt, ranking[0])", "(prompt, ranking[-1])"),
     # ------------------------------------------------------------------------- common.py
     ("support/resume.py", "a run goes on with other flags, rows or weights", "if before.get(name) != value:", "if before.get(name) is None:"),
@@ -337,7 +337,7 @@ MUTANTS = [
     ("judges/win_rate.py", "what one of the two does not order counts", "verdict in (0.5, None) or a.proxy == b.proxy", "verdict is None"),
     ("judges/win_rate.py", "pairs of different prompts", "if a.prompt == b.prompt]", "]"),
     ("judges/__init__.py", "a held-out reward model scores half answers", "score if response.ended else self.cfg.missing_eos_score", "score"),
-    ("judges/__init__.py", "the judge of a set that has none is the toy's", 'if cfg.data == "toy" else Proxy()', 'if cfg.data == "toy" else Gold()'),
+    ("judges/__init__.py", "the judge of a set that has none is the toy's", "if cfg.data in data.TOYS else Proxy()", "if cfg.data in data.TOYS else Gold()"),
     # ------------------------------------------------------------------------- methods.py
     ("methods.py", "the baseline contains the answer's own reward", "(groups.sum(1, keepdim=True) - groups) / (k - 1)", "groups.sum(1, keepdim=True) / k"),
     ("methods.py", "a group mixes prompts", "groups = rewards.view(-1, k)  ", "groups = rewards.view(k, -1).T  "),
@@ -364,7 +364,7 @@ MUTANTS = [
     # ------------------------------------------------------------------------- the toy
     ("data/toy.py", "people prefer the worse answer", "felt[text] = 2 * judge(prompt, text)", "felt[text] = -2 * judge(prompt, text)"),
     ("data/toy.py", "people never err", "- math.log(-math.log(rng.random()))", ""),
-    ("data/toy.py", "test prompts are practised on", "(test if p == kept else train).append", "(test if p == kept else train).append(dialogue(fact.question(p))) or train.append"),
+    ("data/toy.py", "test prompts are practised on", "test.append(prompts.pop())", "test.append(prompts[-1])"),
     # ------------------------------------------------------------------------- weights and their tokenizers
     ("support/checkpoint.py", "a folder called gpt2 is overlooked", "if name in HUB and not Path(name).is_dir():", "if name in HUB:"),
     ("support/checkpoint.py", "shards are not downloaded", '"model*.safetensors*"]', '"model.safetensors"]'),
@@ -611,10 +611,10 @@ MUTANTS = [
     ("data/jsonl.py", "an array is said to be something else", "if start.startswith(\"[\"):", "if False:"),
     ("data/jsonl.py", "every damaged line is said to go on", "if file == where or", "if"),
     ("data/jsonl.py", "one end in letters is hinted at", "if set(ends) == {EOS}:", "if EOS in ends:"),
-    ("data/__init__.py", "pages and prompts are held out together",
+    ("data/split.py", "pages and prompts are held out together",
      "pages = [row for row in rows if \"text\" in row]\n    dialogues = [row for row in rows if \"text\" not in row]",
      "pages = []\n    dialogues = [{\"prompt\": row.get(\"text\", \"\"), **row} for row in rows]"),
-    ("data/__init__.py", "later turns tell dialogues apart", "return question + assistant", "return row[\"prompt\"]"),
+    ("data/split.py", "later turns tell dialogues apart", "return question + assistant", "return row[\"prompt\"]"),
     ("text/tokenizer.py", "a long run of blanks goes whole", "re.split(r\"(\\s{10000})\", text)", "[text]"),
     ("text/tokenizer.py", "long blanks are lost", "re.split(r\"(\\s{10000})\", text)", "re.split(r\"\\s{10000}\", text)"),
     ("sft.py", "the frame is supposed", "tokenizer.framed = 2 * bare < len(demonstrations)", "tokenizer.framed = True"),
@@ -665,7 +665,7 @@ def main(wanted):
     survivors = 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(int(os.environ.get("WORKERS", os.cpu_count()))) as pool:
         base = Path(folder) / "base"                            # as it is now, whatever is edited meanwhile
-        shutil.copytree(ROOT, base, ignore=shutil.ignore_patterns(".*", "out", "toy", "__pycache__"))
+        shutil.copytree(ROOT, base, ignore=shutil.ignore_patterns(".*", "out", "toy", "toy2", "__pycache__"))
         if failed := killer(base, NOTHING):
             sys.exit(f"{failed} fails without any mutant: mend that first")
         for mutant, caught in zip(mutants, pool.map(partial(killer, base), mutants)):

@@ -163,7 +163,7 @@ TABLE = [
     (evaluate, "--json rows.jsonl/numbers.json", None, ["rows.jsonl is a file"]),
 
     # files of rows
-    (sft, "--data gone.jsonl", None, ["gone.jsonl", "no such file", "toy, hh, tldr"]),
+    (sft, "--data gone.jsonl", None, ["gone.jsonl", "no such file", "toy, toy2, hh, tldr"]),
     (sft, "--data hh:nothing", None, ['"nothing"', "helpful-base"]),
     (sft, "--data some", folder("some"), ["--data some", "a folder", ".jsonl"]),
     (sft, "--data /proc/self/mem", None, ["/proc/self/mem", "cannot be read"]),

@@ -97,7 +97,7 @@ def test_every_text_has_our_ids(made):
     tokenizer, run = made
     read = AutoTokenizer.from_pretrained(run / "ppo")
     texts = [*strings(10_000), *TEXT, "", "<|endoftext|>", "a<|endoftext|>b"]
-    texts += [row["text"] for row in read_jsonl(built_in.FOLDER / "text.jsonl")[:500]] if built_in.FOLDER.exists() else []
+    texts += [row["text"] for row in read_jsonl(built_in.FOLDER / "toy" / "text.jsonl")[:500]] if (built_in.FOLDER / "toy").exists() else []
     assert read(texts)["input_ids"] == [tokenizer.encode(text) for text in texts]
 
 

@@ -9,6 +9,7 @@ import sft
 import reward
 from chat import Speaker
 from data.jsonl import read_jsonl
+from data.split import split
 from gpt import GPT
 from support import UserError
 from text.tokenizer import EOS, Tokenizer
@@ -236,7 +237,7 @@ def test_an_end_in_letters_is_hinted_at(read, capsys, end):
 def test_pages_and_dialogues_are_split_apart():
     pages = [{"text": f"Page {i}."} for i in range(100)]
     pairs = [{"prompt": f"{U}Question {i}?{A}", "completions": [" Yes.", " No."]} for i in range(10)]
-    train, test = data.split(pages + pairs, "x")
+    train, test = map(data.collect, split(pages + pairs, "x"))
     assert len(test.texts) == 5 and len(train.texts) == 95
     assert len(test.comparisons) == 1 and len(train.comparisons) == 9 and len(test.prompts) == 1
 
@@ -246,7 +247,7 @@ def test_dialogues_that_begin_alike_are_on_one_side(turns):
     openings = [f"{U}Opening {i}?{A}" for i in range(40)]
     rows = [{"prompt": opening + "".join(f" Well {j}.{U}And {j}?{A}" for j in range(n)), "completions": [" Yes.", " No."]}
             for opening in openings for n in range(turns)]
-    train, test = data.split(rows, "x")
+    train, test = map(data.collect, split(rows, "x"))
     begin = lambda dataset: {prompt.partition(A)[0] for prompt, _ in dataset.comparisons}
     assert len(begin(test)) == 2 and not begin(train) & begin(test)
     assert len(test.comparisons) == 2 * turns
@@ -254,7 +255,7 @@ def test_dialogues_that_begin_alike_are_on_one_side(turns):
 
 def test_one_page_among_dialogues_is_read_and_not_held_out():
     rows = [{"text": "A page."}, *({"prompt": f"{U}Question {i}?{A}"} for i in range(4))]
-    train, test = data.split(rows, "x")
+    train, test = map(data.collect, split(rows, "x"))
     assert train.texts == ["A page."] and len(train.prompts) == 3 and len(test.prompts) == 1
 
 # ----------------------------------------------------------------------------- pathological text

@@ -467,7 +467,7 @@ def test_a_missing_model_says_what_to_run_first(tmp_path, stage, script):
 
 
 @pytest.mark.parametrize("flags, folder", [
-    (dict(data="toy"), "out/toy"), (dict(data="my/rows.jsonl"), "out/rows"), (dict(data="rows.jsonl.gz"), "out/rows"),
+    (dict(data="toy"), "out/toy"), (dict(data="toy:validation"), "out/toy"), (dict(data="toy2:validation"), "out/toy2"), (dict(data="my/rows.jsonl"), "out/rows"), (dict(data="rows.jsonl.gz"), "out/rows"),
     (dict(data="toy", run="here"), "here")])
 def test_a_run_is_a_folder_named_after_its_data(flags, folder):
     assert str(run_folder(sft.Config(**flags))) == folder

@@ -1,6 +1,7 @@
 """reward.py: the pairs of a ranking, normalisation, and that a handful of preferences can be learned."""
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -158,7 +159,25 @@ def test_training_raises_the_accuracy_and_says_what_to_compare_it_with(run_stage
     assert steps[39]["score/chosen"] - steps[39]["score/rejected"] == pytest.approx(steps[39]["margin"], abs=1e-5)
     assert [steps[i]["lr"] for i in (0, 1, 39)] == pytest.approx([5e-3, 1e-2, 1e-2 / 40 / 0.95])
     out = capsys.readouterr().out
-    assert re.search(r"held-out accuracy 100.0% of 1 .*\(chance 50%; the longer one wins 66.7%, the shorter one 33.3%\)", out)
+    assert re.search(r"held-out accuracy 100.0% of 3 comparisons \(chance 50%; the longer one wins 66.7%, the shorter one 33.3%, equally long 0.0%\)\n", out)
+    assert "noisy" not in out and "ceiling" not in out          # people's own data has one kind of held-out pairs
+
+
+def test_noisy_held_out_pairs_have_their_own_accuracy_beside_its_ceiling(run_stage, monkeypatch, capsys):
+    """The same comparisons as noisy ones, but the two best of each changed places: one pair of three is lost."""
+    run_stage(sft)
+    train, test = data.load("rows.jsonl")
+    swapped = [(prompt, [second, first, *rest]) for prompt, (first, second, *rest) in test.comparisons]
+    monkeypatch.setattr(reward.data, "load", lambda name: (train, replace(test, noisy=swapped, ceiling=0.75)))
+    run_stage(reward, steps=40, batch_size=8)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("held-out accuracy")]
+    assert lines[0].startswith("held-out accuracy 100.0% of 3 comparisons (chance")
+    assert lines[1].startswith("held-out accuracy 66.7% of 3 noisy comparisons (ceiling 75.0%, chance") and len(lines) == 2
+
+
+def test_longer_shorter_and_equally_long_chosen_texts_are_counted_apart():
+    rankings = [([1], [[2, 3, EOS], [2, EOS], [4, EOS]]), ([1], [[5, EOS], [5, 6, 7, EOS]])]    # longer, longer, equal, shorter
+    assert accuracy(critic(), rankings, 2, None)[1:] == [0.5, 0.25, 0.25]
 
 
 def test_every_step_reads_other_comparisons_with_adamw(run_stage, optimizers, monkeypatch):
