@@ -36,8 +36,6 @@ def win_rows(reports):
         rows = [report["win_rates"][name] for report in reports]
         rivals = name.replace("_vs_", " against ").replace("best_of_n", "best of 64")
         yield rivals, *(cell(rows, key) for key in ("win", "tie", "loss", "rate"))
-    rows = [report["by_length"]["held_fixed"] for report in reports]
-    yield "ppo against sft, length held fixed", "", "", "", cell(rows, "rate")
 
 
 def best_of_rows(reports):
@@ -58,7 +56,7 @@ def best_of_rows(reports):
 def length_rows(reports):
     """The bins of all runs together, if any has pairs: the pairs, the rate over all of them, the
     runs with the lowest and the highest."""
-    for rows in zip(*(report["by_length"]["difference"] for report in reports)):
+    for rows in zip(*(report["by_length"] for report in reports)):
         filled = [row for row in rows if row["pairs"]]
         pairs, rates = sum(row["pairs"] for row in filled), [row["rate"] for row in filled]
         if filled:

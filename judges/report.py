@@ -60,13 +60,10 @@ def agreements(rows):
     return "\n".join(lines)
 
 
-def lengths(views):
-    """The win rate of PPO over SFT in the bins of length, in tokens, that have pairs; and what the
-    regression makes of it."""
-    rows = views["difference"]
+def lengths(rows):
+    """The win rate of PPO over SFT in the bins of length, in tokens, that have pairs."""
     lines = ["    ppo's length - sft's   pairs   rate of ppo vs sft"]
     lines += [f"{place(row):>24}{row['pairs']:8}   {percent(row)}" for row in rows if row["pairs"]]
-    lines.append(f"held fixed at 0, by a fit that is rough: {percent(views['held_fixed'])}")
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ from data import toy_world
 from evaluate import Response, best_of, best_of_curve, best_of_kl, compare_all, summary
 from judges import Gold, HeldOutRewardModel, Proxy, open_judge
 from judges import language_model
-from judges.by_length import BINS, RIDGE, by_length, fit_logistic
+from judges.by_length import BINS, by_length
 from judges.language_model import LanguageModel, is_this_machine, read_letter, upper_tail, verdict
 from judges.report import lengths
 from judges.win_rate import agreement, rate, siblings, win_rate
@@ -218,8 +218,7 @@ def test_swapping_the_two_sides_changes_no_rate_whoever_judges(tmp_path, serve):
         same(mirrored(win_rate(ours, theirs, there)), win_rate(theirs, ours, back))
         same(agreement(ours, theirs, there), agreement(theirs, ours, back))
         view, other = by_length(ours, theirs, there), by_length(theirs, ours, back)
-        same(mirrored(view["held_fixed"]), other["held_fixed"])
-        for row, bin in zip(view["difference"], reversed(other["difference"])):
+        for row, bin in zip(view, reversed(other)):
             assert (row["first"], row["last"]) == (bin["last"] and -bin["last"], bin["first"] and -bin["first"])
             same(mirrored({key: row[key] for key in ("rate", "ci95", "pairs")}), {key: bin[key] for key in ("rate", "ci95", "pairs")})
 
@@ -246,7 +245,6 @@ def test_a_judge_that_always_says_b_yields_half_and_a_warning(serve, ask):
     assert (row["rate"], row["ci95"], row["win"]) == (0.5, [0.5, 0.5], 0)
     assert judge.replies["first_preferred"] == judge.replies["orders_agree"] == 0
     assert "WARNING: nothing here shows that this judge is better than a coin" in judge.remark
-    close(by_length(ours, theirs, verdicts)["held_fixed"]["rate"], 0.5)
 
 
 def noise(first, second):
@@ -653,68 +651,14 @@ def test_bins_hold_every_length_once():
 def test_the_rate_of_each_bin_and_only_those_with_pairs_are_shown():
     ours = [answer(" x", str(i), length=n) for i, n in enumerate([4, 4, 9, 12, 12, 12])]
     theirs = [answer(" y", str(i), length=n) for i, n in enumerate([4, 6, 4, 8, 8, 8])]        # 0, -2, 5, 4, 4, 4
-    views = by_length(ours, theirs, [0.5, 0, 1, 1, 0, None])
-    rows = views["difference"]
+    rows = by_length(ours, theirs, [0.5, 0, 1, 1, 0, None])
     found = {(row["first"], row["last"]): (row["pairs"], row["rate"]) for row in rows if row["pairs"]}
     assert found == {(-2, -1): (1, 0), (0, 0): (1, 0.5), (3, 5): (3, 2 / 3)} and len(rows) == len(BINS)
-    assert [line[:32].split() for line in lengths(views).splitlines()[1:-1]] == [
+    assert [line[:32].split() for line in lengths(rows).splitlines()[1:]] == [
         ["-2", "to", "-1", "1"], ["0", "1"], ["3", "to", "5", "3"]]
     theirs[0].length, ours[1].length = 90, 90
     shown = lengths(by_length(ours, theirs, [0.5, 0, 1, 1, 0, None]))
     assert "up to -51" in shown and "51 and more" in shown
-
-
-def brute_force(x, y, weights):
-    """The minimum of the penalised loss, by finer and finer grids."""
-    a = b = torch.zeros(())
-    width = 12.0
-    for _ in range(40):
-        A, B = torch.meshgrid(a + width * torch.linspace(-1, 1, 9), b + width * torch.linspace(-1, 1, 9), indexing="ij")
-        logits = A[..., None] + B[..., None] * x
-        loss = (weights * torch.nn.functional.binary_cross_entropy_with_logits(logits, y.expand_as(logits), reduction="none")).sum(-1)
-        best = (loss + RIDGE / 2 * (A ** 2 + B ** 2)).argmin()
-        a, b, width = A.flatten()[best], B.flatten()[best], width * 0.7
-    return a, b
-
-
-@pytest.mark.parametrize("case", ["mixed", "all wins", "longer wins always", "one loss far away", "ties"])
-def test_the_fit_is_the_best_one_there_is(case):
-    torch.manual_seed(0)
-    x = torch.tanh(torch.randn(40, dtype=torch.double))
-    y = {"mixed": torch.randint(3, (40,)) / 2, "all wins": torch.ones(40), "longer wins always": (x > 0).double(),
-         "one loss far away": torch.ones(40).index_fill(0, x.argmax(), 0), "ties": torch.full((40,), 0.5)}[case].double()
-    weights = torch.stack([torch.ones(40), torch.randint(4, (40,)).float()]).double()
-    for fitted, weight in zip(fit_logistic(x, y, weights), weights):
-        expected = brute_force(x, y, weight)
-        close(fitted[0], expected[0].item(), 2e-3)
-        close(fitted[1], expected[1].item(), 2e-3)
-
-
-def test_with_the_length_held_fixed_the_logits_of_longer_and_shorter_answers_meet_halfway():
-    # as many pairs 3 tokens longer, 90% won, as 3 tokens shorter, 40% won: at equal length the mean of the logits
-    ours = [answer(" x", str(i), length=13 if i < 500 else 7) for i in range(1000)]
-    theirs = [answer(" y", str(i), length=10) for i in range(1000)]
-    verdicts = [float(i % 10 < (9 if i < 500 else 4)) for i in range(1000)]
-    row = by_length(ours, theirs, verdicts)["held_fixed"]
-    halfway = torch.sigmoid((torch.logit(torch.tensor(0.9)) + torch.logit(torch.tensor(0.4))) / 2).item()
-    close(row["rate"], halfway, 1e-3)
-    # the delta method: the two logits have variances 1/(500 p (1-p))
-    error = halfway * (1 - halfway) * 0.5 * (1 / (500 * 0.09) + 1 / (500 * 0.24)) ** 0.5
-    assert row["ci95"] == [pytest.approx(halfway - 1.96 * error, abs=0.008), pytest.approx(halfway + 1.96 * error, abs=0.008)]
-
-
-def test_a_win_rate_that_is_all_length_vanishes_with_the_length_held_fixed():
-    # the longer one wins 80%, whoever wrote it; ours is longer in three of four pairs
-    ours = [answer(" x", str(i), length=12 if i % 4 else 8) for i in range(1000)]
-    theirs = [answer(" y", str(i), length=10) for i in range(1000)]
-    verdicts = [float((i // 4 % 5 < 4) == bool(i % 4)) for i in range(1000)]
-    assert win_rate(ours, theirs, verdicts)["rate"] == pytest.approx(0.65)
-    close(by_length(ours, theirs, verdicts)["held_fixed"]["rate"], 0.5, 1e-3)
-
-
-def test_where_all_pairs_differ_alike_nothing_can_be_held_fixed():
-    ours, theirs = [answer(" x", length=5)] * 3, [answer(" y", length=4)] * 3
-    assert by_length(ours, theirs, [1, 0, 1])["held_fixed"] == {"rate": None, "ci95": None, "pairs": 3}
 
 # ----------------------------------------------------------------------------- agreement
 
