@@ -22,14 +22,13 @@ from statistics import fmean as mean
 import torch
 
 import data
-from export.card import with_evaluation
 from gpt import GPT, ScalarGPT, response_logprobs
 from judges import open_judge
 from judges.by_length import by_length
 from judges.normal import compare
 from judges.report import report, show_samples
 from judges.win_rate import agreement, siblings, win_rate
-from support import UserError, printable
+from support import UserError
 from support.command_line import Flags, launch, start
 from support.files import write_whole
 from support.runs import check_origin, find_model
@@ -185,18 +184,9 @@ def main(cfg):
     numbers = {"judge": judge.name, "data": cfg.data, "run": str(run), "prompts": len(prompts),
                "samples": cfg.samples, "models": rows, **compare_all(responses, judge),
                "replies": judge.replies, "best_of": curve}
-    text = report(numbers, judge, cfg.details)
-    print("\n" + text)
+    print("\n" + report(numbers, judge, cfg.details))
     if cfg.json:
         write_whole(Path(cfg.json), numbers)
-    for stage in (*stages, "reward"):
-        card = run / stage / "README.md"
-        try:
-            if card.exists():
-                before = card.read_bytes().decode()         # with the line ends that it has
-                write_whole(card, with_evaluation(before, cfg, printable(text, kept="\n")))
-        except UnicodeDecodeError:
-            print(f"{card} is not UTF-8 text: it stays as it is, without this table")
     if cfg.compare:
         print("\n" + compare(run / "logs" / "ppo"))
 

@@ -1,6 +1,5 @@
-"""README.md of a model folder, the card that the Hub shows: what the model is, how it was made, how
-well it does."""
-import re
+"""README.md of a model folder, the card that the Hub shows: what the model is and how it was
+made."""
 import shlex
 from dataclasses import fields
 
@@ -25,7 +24,6 @@ assistant = pipeline("text-generation", "FOLDER OR NAME OF THIS MODEL")
 print(assistant([{"role": "user", "content": "What sound does an owl make?"}]))
 ```
 '''
-EVALUATION = "\n## Evaluation\n"
 
 
 def command(cfg, script):
@@ -66,13 +64,3 @@ tags: [gpt2, rlhf, {stage}]
 a response.
 
 {SCORER if scorer else ASSISTANT}"""
-
-
-def with_evaluation(card, cfg, table):
-    """A card with the table that evaluate.py has printed, in place of an earlier one or at the end.
-    What people have written stays."""
-    section = f"{EVALUATION}\n`{command(cfg, 'evaluate')}`\n```\n{table}\n```\n"
-    form = f"{EVALUATION}\n`.*`\n```\n(?s:.*?)\n```\n".replace("\n", "\r?\n")
-    earlier = re.search(form, card)
-    start, end = earlier.span() if earlier else (len(card), len(card))
-    return card[:start] + section + card[end:]

@@ -497,7 +497,6 @@ MUTANTS = [
     ("export/config_json.py", "an answer may take all positions", 'config["n_positions"] // 2', 'config["n_positions"]'),
     ("support/checkpoint.py", "GPT-2 comes without its vocabulary", ', also=["vocab.json"])', ")"),
     ("export/card.py", "the flags of a command are forgotten", "!= field.default and", "== field.default and"),
-    ("export/card.py", "old evaluations stay on the card", "if earlier else (len(card)", "if False else (len(card)"),
     ("data/messages.py", "roles need not alternate", '!= ["user" if i % 2 == 0 else "assistant" for i in range(len(dialogue))]', "== []"),
     ("data/messages.py", "a dialogue may end with a question", 'if not dialogue or dialogue[-1][0] != "assistant":', "if not dialogue:"),
     ("data/messages.py", "a prompt may end with an answer", "if len(dialogue) % 2 == 0:", "if False:"),

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 import sft
-from export.card import with_evaluation
 from support import UserError, printable
 from support.files import write_whole
 from support.lock import data_name, hold, set_aside
@@ -138,30 +137,6 @@ def test_two_data_sets_of_one_name_share_no_run_in_silence(tmp_path, monkeypatch
 def test_a_finished_stage_keeps_the_name_of_its_data(tmp_path, run_stage):
     run_stage(sft, run="", pretrain_steps=1, steps=1)
     assert (tmp_path / "out" / "rows" / "data.txt").read_text() == "rows.jsonl\n"
-
-# ----------------------------------------------------------------------------- what others have written
-
-
-CARD, CFG = "# Mine\n\nBy me.\n", SimpleNamespace()
-
-
-def evaluated(card, table):
-    from evaluate import Config
-    return with_evaluation(card, Config(), table)
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_what_is_written_below_and_above_the_table_stays(end):
-    card = evaluated(CARD, "old\n\ttable").replace("\n", end)
-    for more in ("", "## Mine" + end, f"Below.{end}{end}```{end}code{end}```{end}", "## Evaluation" + end + "by hand" + end):
-        new = evaluated(card + more, "new")
-        assert "old" not in new and new.startswith(CARD.replace("\n", end)) and new.endswith(more) and new.count("\nnew\n") == 1
-
-
-def test_an_evaluation_by_hand_is_no_table_of_ours():
-    for mine in ("\n## Evaluation\nGood.\n", "\n## Evaluation\n\n```\nGood.\n```\n", "\n## Evaluation\n\n`x` is good.\n"):
-        new = evaluated(CARD + mine, "new")
-        assert new.startswith(CARD + mine) and "\nnew\n" in new
 
 
 @pytest.mark.parametrize("text, shown", [
