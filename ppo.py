@@ -403,12 +403,12 @@ def main(cfg):
     # random generators, and `state` with step and β. `run` saves every ten minutes, after the last
     # update, and when a signal asks it to stop.
     state = first_state(cfg)
-    loop = Loop(run / "ppo", cfg.steps, cfg, prompts, tokenizer, state, actor=actor, critic=critic,
+    loop = Loop(run / "ppo", cfg.steps, cfg, prompts, state, actor=actor, critic=critic,
                 actor_optimizer=optimizers[0], critic_optimizer=optimizers[1])
     loop.start()
     for step, experience, metrics in loop.run(
             train(*models, *optimizers, prompts, state, cfg, device)):
-        loop.log(metrics, show=["objective/scores", "objective/kl", "length"], batch=experience)
+        loop.log(metrics, show=["objective/scores", "objective/kl", "length"])
         if (step + 1) % cfg.sample_every == 0:
             now = respond(actor, *shown, tokenizer, cfg)
             loop.text("samples", f"\nafter {step + 1} updates" + "".join(

@@ -187,11 +187,11 @@ def main(cfg):
                        for rankings in (test_set.comparisons, test_set.noisy))
 
     optimizer, state = adamw(model), {"step": 0}
-    loop = Loop(run / "reward", cfg.steps, cfg, examples, tokenizer, state,
+    loop = Loop(run / "reward", cfg.steps, cfg, examples, state,
                 model=model, optimizer=optimizer)
     loop.start()            # with --resume: weights, optimiser and step of the last save
     for _, batch, metrics in loop.run(train(model, optimizer, examples, state, cfg, device)):
-        loop.log(metrics, show=["loss", "accuracy"], batch=batch)
+        loop.log(metrics, show=["loss", "accuracy"])
     loop.close()
 
     print_accuracy(model, held_out, cfg, device)

@@ -95,14 +95,14 @@ def train(model, optimizer, examples, steps, lr, state, cfg, device=None):
         yield step, batch, {"loss": total(loss).item(), "lr": rate, "gradient_norm": norm.item()}
 
 
-def run_loop(model, examples, held_out, tokenizer, folder, steps, lr, cfg, device):
+def run_loop(model, examples, held_out, folder, steps, lr, cfg, device):
     """Train with a progress bar, curves, and saves to resume from in `folder`."""
     optimizer, state = adamw(model), {"step": 0}
-    loop = Loop(folder, steps, cfg, examples, tokenizer, state, model=model, optimizer=optimizer)
+    loop = Loop(folder, steps, cfg, examples, state, model=model, optimizer=optimizer)
     loop.start()            # with --resume: weights, optimiser and step of the last save
     for _, batch, metrics in loop.run(
             train(model, optimizer, examples, steps, lr, state, cfg, device)):
-        loop.log(metrics, show=["loss"], batch=batch)
+        loop.log(metrics, show=["loss"])
     if held_out:
         loss = test_loss(model, held_out, cfg, device)
         loop.log({"test_loss": loss})
@@ -121,7 +121,7 @@ def pretrain(texts, tokenizer, run, cfg, device, bf16):
     if cfg.resume and (base / "config.json").exists() and not (base / "resume.pt").exists():
         check_same_run(base, read_origin(base).get("identity", same), same)
         return GPT.from_pretrained(base, device, bf16)
-    run_loop(model, pages, [], tokenizer, base, cfg.pretrain_steps, cfg.pretrain_lr, cfg, device)
+    run_loop(model, pages, [], base, cfg.pretrain_steps, cfg.pretrain_lr, cfg, device)
     finish(model, tokenizer, base, cfg, same)
     return model
 
@@ -149,7 +149,7 @@ def main(cfg):
     torch.manual_seed(cfg.seed)     # the same whether base/ was just made or was there
     set_trainable(model, cfg.train)
     print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
-    run_loop(model, examples, held_out, tokenizer, run / "sft", cfg.steps, cfg.lr, cfg, device)
+    run_loop(model, examples, held_out, run / "sft", cfg.steps, cfg.lr, cfg, device)
     finish(model, tokenizer, run / "sft", cfg, came_from=["base"] * (cfg.init == "scratch"))
 
 

@@ -39,8 +39,7 @@ AT_LEAST = {"batch_size": 1, "epochs": 1, "minibatches": 1, "max_new_tokens": 1,
             "prompts": 1, "best_of": 1, "normalise_samples": 2, "answers": 2, "repeat_every": 1,
             "tries": 1, "n_layer": 1, "n_head": 1, "n_embd": 1, "block_size": 2, "sample_every": 1,
             "missing_eos_score": -10 ** 9}
-AT_MOST = {"seed": 2 ** 63 - 1, "gamma": 1, "lam": 1, "samples": 10_000, "best_of": 10_000,
-           "epochs": 1000, "answers": 4, "n_layer": 1000, "n_embd": 20_000, "block_size": 10 ** 6}
+AT_MOST = {"gamma": 1, "lam": 1, "answers": 4}
 ABOVE_0 = ("temperature", "clip", "value_clip", "kl_horizon")
 WIDTHS = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
 

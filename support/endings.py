@@ -43,9 +43,6 @@ def plain_endings():
         file = error.filename or "a file"
         give_up(f"{file}: {reason(error)}; whatever was saved before is whole")
     except (MemoryError, RuntimeError) as error:
-        if "device-side assert" in str(error):          # a GPU was to sample from NaN
-            give_up("the model's probabilities are not finite, so its training has failed: start "
-                    "again with lower learning rates")
         if not (isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error))):
             raise
         give_up(f"out of memory ({reason(error)}): lower --micro_batch_size, which changes no "

@@ -21,10 +21,13 @@ def write_whole(path, content):
         return
     if isinstance(content, dict):
         content = json.dumps(content, indent=2) + "\n"
-    if not replaceable(path):
-        sys.stdout.flush()
-        return fill(stream_of(path) or path, content)
-    path = path.resolve()           # what a link points to changes, and the link stays
+    if path == Path("/dev/stdout"):     # a file, perhaps, in which other lines stand
+        sys.stdout.write(content)
+        return
+    if path.exists() and not path.is_file():
+        fill(path, content)             # a device or a pipe stays one
+        return
+    path = path.resolve()               # what a link points to changes, and the link stays
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two programs may write one file. What killed ones leave of a stage, its next run removes.
     temporary = path.parent / f".{path.name}.{token_hex(4)}.partial"
@@ -44,24 +47,12 @@ def write_whole(path, content):
         temporary.unlink(missing_ok=True)
 
 
-def replaceable(path):
-    """Whether another file may take the place of `path`: of no device, pipe, or standard stream."""
-    return not path.exists() or path.is_file() and not stream_of(path)
-
-
-def stream_of(path):
-    """1 if a file is where standard output goes, 2 for standard error, else None."""
-    streams = {1: Path("/dev/stdout"), 2: Path("/dev/stderr")}
-    return next((n for n, own in streams.items() if own.exists() and own.samefile(path)), None)
-
-
-def fill(file, content):
-    """Write text at the end of a file, or let the function `content` write it."""
-    if not isinstance(content, str):
-        return content(file)
-    own = file not in (1, 2)
-    with open(file, "a", encoding="utf-8", newline="", closefd=own) as opened:  # line ends stay
-        opened.write(content)
+def fill(path, content):
+    """Write text, with the line ends that it has, or let the function `content` write."""
+    if callable(content):
+        content(path)
+    else:
+        path.write_text(content, encoding="utf-8", newline="")
 
 
 def flush(path):
@@ -87,10 +78,8 @@ def parse_json(text, where):
     """The object in a JSON text that stands at `where`. Raises UserError if it is anything else."""
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
-    except (ValueError, RecursionError) as error:   # over 4,300 digits; brackets in brackets
-        raise UserError(f"{where}: not JSON that can be read ({reason(error)})") from error
+    except (ValueError, RecursionError) as error:   # RecursionError: brackets in brackets
+        raise UserError(f"{where}: not JSON ({getattr(error, 'msg', reason(error))})") from error
     if not isinstance(content, dict):
         raise UserError(f"{where}: must be an object, {{…}}, not {text.strip()[:40]}")
     return content

@@ -1,15 +1,14 @@
 """What happens around a training loop: the screen, the curves, saves, signals, going on.
 
-    loop = Loop(folder, steps, cfg, rows, tokenizer, state, model=model, optimizer=optimizer)
+    loop = Loop(folder, steps, cfg, rows, state, model=model, optimizer=optimizer)
     loop.start()
     for step, batch, metrics in loop.run(train(…)):
-        loop.log(metrics, show=["loss"], batch=batch)
+        loop.log(metrics, show=["loss"])
     loop.close()
 
 The training loop is a generator of its script, which anybody can consume. `resume.pt` in the
 stage's folder holds all that is needed to go on as if the run had never stopped.
 """
-import json
 import math
 import os
 import signal
@@ -28,12 +27,12 @@ MINUTES = 10            # between two saves: what a power cut costs at most
 
 
 class Loop:
-    def __init__(self, folder, steps, cfg, rows, tokenizer, state, **parts):
+    def __init__(self, folder, steps, cfg, rows, state, **parts):
         """`rows` are the lists of token ids that are learned from; `parts` the models and
         optimisers by name; `state` a dict of all else that changes from step to step. Its "step"
         is the number of steps that are done."""
         self.folder, self.steps, self.cfg, self.rows = folder, steps, cfg, rows
-        self.tokenizer, self.state, self.parts = tokenizer, state, parts
+        self.state, self.parts = state, parts
         self.path, self.signal = folder / "resume.pt", None
 
     def start(self):
@@ -86,27 +85,17 @@ class Loop:
     # ---------- the screen and TensorBoard
 
     def open(self):
-        """The first process's progress bar and TensorBoard folder."""
-        if rank() > 0:
-            self.writer = self.bar = Silence()
-            return
+        """The progress bar and TensorBoard folder, of the first process only."""
         from support.screen import open_screen      # slow to import, and tests do without
         self.bar, self.writer = open_screen(self.folder, self.state["step"], self.steps)
 
-    def log(self, metrics, show=(), batch=None):
+    def log(self, metrics, show=()):
         """Log a dict of numbers at this step, those named in `show` on the progress bar, too.
-        Raises UserError if a loss or a gradient is not finite, and leaves `batch` as text."""
+        Raises UserError if a loss or a gradient is not finite."""
         for name, value in metrics.items():
             if not math.isfinite(value) and ("loss" in name or "gradient" in name):
-                if batch is None:
-                    raise UserError(f"{name} is {value} after the last step, so the training has "
-                                    "failed: start again with lower learning rates")
-                file = self.folder / "not_finite.json"
-                texts = as_text(batch, self.tokenizer)
-                write_whole(file, json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
-                raise UserError(f"{name} is {value} at step {self.step}: the step was not taken, "
-                                f"its batch is in {file}. Look for odd rows there, then start "
-                                "again with lower learning rates")
+                raise UserError(f"{name} is {value} at step {self.step}, so the training has "
+                                "failed: start again with lower learning rates")
             self.writer.add_scalar(name, value, self.step)
         shown = {name.split("/")[-1]: f"{metrics[name]:.3g}" for name in show}
         self.bar.set_postfix(shown, refresh=False)
@@ -156,18 +145,3 @@ class Loop:
             torch.set_rng_state(saved["rng"][rank()].clone())   # torch reads from a storage's start
             for device, rng in zip(range(torch.cuda.device_count()), saved["cuda_rng"][rank()]):
                 torch.cuda.set_rng_state(rng, device)
-
-
-class Silence:
-    """Progress bar and writer of all processes but the first."""
-    def __getattr__(self, name):
-        return lambda *given, **named: None
-
-
-def as_text(batch, tokenizer):
-    """A batch with text in place of token ids: nested lists, or padded `ids` with their `mask`."""
-    if hasattr(batch, "mask"):
-        return tokenizer.texts(batch.ids, batch.mask)
-    if all(isinstance(i, int) for i in batch):
-        return tokenizer.decode(batch)
-    return [as_text(part, tokenizer) for part in batch]

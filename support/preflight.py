@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 from support import UserError
-from support.files import read_text, replaceable
+from support.files import read_text
 from support.lock import data_name
 from support.runs import run_folder
 
@@ -14,7 +14,7 @@ def check_run(cfg, stages):
     run, file = run_folder(cfg), getattr(cfg, "json", "")
     if file and Path(file).is_dir():
         raise UserError(f"--json {file}: a folder; give the name of a file in it")
-    if file and replaceable(Path(file)):
+    if file and (Path(file).is_file() or not Path(file).exists()):      # no device, no pipe
         check_writable(Path(file).resolve().parent)
     for name in (*stages, "logs") if stages else ():
         check_writable(run / name)
@@ -33,11 +33,6 @@ def check_run(cfg, stages):
 def check_writable(folder):
     """Raises UserError if files cannot be written into `folder`, which need not be there yet."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not there.exists():
-        raise UserError(f"{there} is a link to {there.readlink()}, which is not there: make that "
-                        "folder, remove the link, or give another --run")
-    if not there.is_dir():
-        raise UserError(f"{there} is a file, but {folder} must be a folder: move the file, or give "
-                        "another --run")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"{there} can't be written to: change who may, or give another --run")
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        what = "can't be written to" if there.is_dir() else "is no folder"
+        raise UserError(f"{there} {what}: change that, or give another --run")

@@ -17,7 +17,7 @@ def steps_from(state, steps):
 
 def logged(folder, start, steps):
     state = {"step": start}
-    loop = Loop(folder / "ppo", steps, SimpleNamespace(resume=start > 0, save_every=100), [], None, state)
+    loop = Loop(folder / "ppo", steps, SimpleNamespace(resume=start > 0, save_every=100), [], state)
     loop.start()
     for step in loop.run(steps_from(state, steps)):
         loop.log({"loss": step + 0.5, "lr": 0.25}, show=["loss"])
@@ -38,7 +38,7 @@ def test_numbers_and_texts_reach_the_screen_and_tensorboard(tmp_path, capsys):
 @pytest.mark.parametrize("broken", ["deleted", "a file", "a link to nothing"])
 def test_curves_that_cannot_be_written_end_no_run(tmp_path, capfd, broken):
     state, logs = {"step": 0}, tmp_path / "logs"
-    loop = Loop(tmp_path / "ppo", 6, SimpleNamespace(resume=False, save_every=2), [], None, state)
+    loop = Loop(tmp_path / "ppo", 6, SimpleNamespace(resume=False, save_every=2), [], state)
     loop.start()
     for step in loop.run(steps_from(state, 6)):
         if step == 1:
@@ -56,7 +56,7 @@ def test_curves_that_cannot_be_written_end_no_run(tmp_path, capfd, broken):
 @pytest.mark.parametrize("method", ["update", "set_postfix", "write"])
 def test_a_screen_that_is_full_or_gone_ends_no_run(tmp_path, monkeypatch, capsys, method):
     state = {"step": 0}
-    loop = Loop(tmp_path / "ppo", 4, SimpleNamespace(resume=False, save_every=2), [], None, state)
+    loop = Loop(tmp_path / "ppo", 4, SimpleNamespace(resume=False, save_every=2), [], state)
     loop.start()
     monkeypatch.setattr(loop.bar.made, method, lambda *given, **named: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     for step in loop.run(steps_from(state, 4)):

@@ -329,8 +329,7 @@ def test_a_finished_run_can_not_go_on(run_stage, script):
 
 @pytest.mark.parametrize("script, stage, module, function", [
     (sft, "base", "sft", "sft_loss"), (reward, "reward", "reward", "pairwise_loss"), (ppo, "ppo", "ppo", "value_loss")])
-def test_a_step_that_is_not_finite_stops_the_run_and_leaves_its_batch_as_text(run_stage, quiet, monkeypatch, script, stage,
-                                                                              module, function):
+def test_a_step_that_is_not_finite_stops_the_run(run_stage, quiet, monkeypatch, script, stage, module, function):
     for earlier in STAGES[stage][1]:
         run_stage(earlier)
     place, calls = importlib.import_module(module), []
@@ -343,11 +342,9 @@ def test_a_step_that_is_not_finite_stops_the_run_and_leaves_its_batch_as_text(ru
         return (result[0] * wrong, *result[1:]) if isinstance(result, tuple) else result * wrong
     monkeypatch.setattr(place, function, goes_wrong)
     saved = Path("run") / stage / "resume.pt"
-    with pytest.raises(UserError, match=rf"is nan at step 2: the step was not taken, its batch is in run/{stage}/not_finite.json"):
+    with pytest.raises(UserError, match="is nan at step 2, so the training has failed"):
         run_stage(script, save_every=1, **({"minibatches": 4, "epochs": 2} if script is ppo else {}))
     assert torch.load(saved, weights_only=True)["state"]["step"] == 2    # the last save, of before that step
-    texts = json.loads((Path("run") / stage / "not_finite.json").read_text())
-    assert len(texts) == {"base": 4, "reward": 4, "ppo": 6}[stage] and "Human: Is" in json.dumps(texts)
 
 
 def spoilt_moments(saved):
@@ -393,7 +390,7 @@ def test_a_checkpoint_brings_the_random_numbers_back(tmp_path):
     part = torch.nn.Linear(2, 1)
     first = {name: tensor.clone() for name, tensor in part.state_dict().items()}
     state = {"step": 0, "kl_coef": 0.3}
-    loop = tiny.SilentLoop(tmp_path, 9, ppo.Config(), [], None, state, part=part)
+    loop = tiny.SilentLoop(tmp_path, 9, ppo.Config(), [], state, part=part)
     loop.start()
     with torch.no_grad():
         weights = part.weight.add_(1).clone()                   # what two steps may have made of it
@@ -405,9 +402,9 @@ def test_a_checkpoint_brings_the_random_numbers_back(tmp_path):
     torch.manual_seed(9)
     state = {"step": 0, "kl_coef": 0.1}
     with pytest.raises(UserError, match="the first weights of the part were others"):
-        tiny.SilentLoop(tmp_path, 9, ppo.Config(resume=True), [], None, state, part=other).start()
+        tiny.SilentLoop(tmp_path, 9, ppo.Config(resume=True), [], state, part=other).start()
     other.load_state_dict(first)
-    tiny.SilentLoop(tmp_path, 9, ppo.Config(resume=True), [], None, state, part=other).start()
+    tiny.SilentLoop(tmp_path, 9, ppo.Config(resume=True), [], state, part=other).start()
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(other.weight, weights)
     assert state == {"step": 3, "kl_coef": 0.3}
