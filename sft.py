@@ -24,8 +24,8 @@ from support.command_line import TrainingFlags, launch, start
 from support.distributed import total
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
-from support.resume import check_same_run
-from support.runs import finish, identity, read_origin
+from support.resume import check_same_run, identity
+from support.runs import finish, read_origin
 from support.trainable import parameter_count, parse_train, set_trainable
 from text.batches import batch_at, micro_batches, pad
 from text.examples import encode_demonstrations, encode_texts

@@ -50,7 +50,7 @@ def load(name):
         train, test = tldr.load()
     elif name.startswith("hub:") or name.endswith(".parquet"):
         from data import hub_set
-        train, test = (hub_set.load if name.startswith("hub:") else hub_set.load_file)(name)
+        train, test = hub_set.load(name)
     else:
         from data import jsonl
         train, test = jsonl.load(name)

@@ -21,42 +21,40 @@ KEYS = {"input", *KNOWN, *NAMES, *CONTEXT, *LABELS}      # columns that tell wha
 
 
 def load(name):
-    """(training rows, test rows or None) of `name`. Raises UserError."""
-    repository, _, split = name.removeprefix("hub:").partition(":")
+    """(training rows, test rows or None) of `name`: of the Hub, or a Parquet file of one's own.
+    Raises UserError."""
+    if not name.startswith("hub:"):
+        return read_rows(name, parquet(Path(name))), None
+    repository, _, part = name.removeprefix("hub:").partition(":")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise UserError(f"--data {name}: must be hub:OWNER/NAME or hub:OWNER/NAME:SPLIT")
-    split = split or "train"
-    folder, slash, last = split.rpartition("/")
+    part = part or "train"
+    folder, slash, last = part.rpartition("/")
     test = folder + slash + last.replace("train", "test")
-    files = [f"{start}{one}{end}.{ending}" for one in (split, test) for start in ("", "*/")
+    files = [f"{start}{one}{end}.{ending}" for one in (part, test) for start in ("", "*/")
              for end in ("", "-*", "/*") for ending in ENDINGS]
     cached = from_hub(repository, [], kind="dataset", also=files)
-    train = read_split(name, cached, split)
-    return train, read_split(name, cached, test, needed=False) if test != split else None
+    train = read_split(name, cached, part)
+    return train, read_split(name, cached, test, needed=False) if test != part else None
 
 
-def load_file(name):
-    """(rows, None) of a Parquet file of one's own, which has no test split."""
-    return read_rows(name, parquet(Path(name))), None
-
-
-def read_split(name, cached, split, needed=True):
+def read_split(name, cached, part, needed=True):
     """The rows of all files of a split; None if it has none and none are needed."""
     endings = "|".join(map(re.escape, ENDINGS))
-    part = r"(?:-\d+-of-\d+(?:-\w+)?|/[^/]*)?"
-    fits = re.compile(rf"(?:(.*)/)?{re.escape(split)}{part}\.(?:{endings})")
+    shard = r"(?:-\d+-of-\d+(?:-\w+)?|/[^/]*)?"
+    fits = re.compile(rf"(?:(.*)/)?{re.escape(part)}{shard}\.(?:{endings})")
     found = {path: match[1] or "" for path in sorted(cached.rglob("*"))
              if (match := fits.fullmatch(path.relative_to(cached).as_posix()))}
     if not found and not needed:
         return None
     if not found:
-        raise UserError(f'--data {name}: no Parquet or JSON-lines file of a split "{split}" was '
+        raise UserError(f'--data {name}: no Parquet or JSON-lines file of a split "{part}" was '
                         "found; the page of the data set lists its files")
     if len(set(found.values())) > 1:
-        choices = ", ".join(f"{folder}/{split}" for folder in sorted(set(found.values())))
+        choices = ", ".join(f"{folder}/{part}" for folder in sorted(set(found.values())))
         raise UserError(f"--data {name}: several folders have that split; name one of {choices}")
     readers = [parquet(path) if path.suffix == ".parquet" else objects(path) for path in found]
-    return read_rows(f"{name}, {split}", chain(*readers))
+    return read_rows(f"{name}, {part}", chain(*readers))
 
 
 def parquet(path):

@@ -20,6 +20,7 @@ SHAPES = (({"chosen", "rejected"}, ("prompt", "chosen", "rejected")),
           ({"completion"}, ("prompt", "completion")),
           ({"prompt"}, ("prompt",)),
           (set(), ("text",)))
+ROWS_ARE = "; each row is an object on a line of its own, as `jq -c .` writes it"
 HUMAN_INSIDE = "a human's turn in the completion"
 
 
@@ -48,45 +49,25 @@ def objects(path):
             for number, line in enumerate(file, start=1):
                 where = f"{path}, line {number}"
                 if line.strip():
-                    yield where, parse_line(line, where)
+                    yield where, parse_json(line, where, ROWS_ARE)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({reason(error)})") from error
-
-
-def parse_line(line, where):
-    """The object in a line. Raises UserError; at the first line, that says what the file is."""
-    try:
-        return parse_json(line, where)
-    except UserError as error:
-        start, file = line.strip(), where.removesuffix(", line 1")
-        if file == where or isinstance(error.__cause__, RecursionError):
-            raise
-        if start.startswith("["):
-            raise UserError(f"{where}: an array, where each row needs a line of its own: "
-                            f"`jq -c '.[]' {file}` writes it so") from error
-        if start.startswith("{") and start[-1] in "{[,":
-            raise UserError(f"{where}: an object that goes on in the next line, where each row "
-                            f"needs a line of its own: `jq -c . {file}` writes it so") from error
-        if not start.startswith("{") and "," in start:
-            raise UserError(f"{where}: no JSON, but perhaps CSV: write each row as an object, "
-                            '{"prompt": …, "completion": …}, on a line of its own') from error
-        raise
 
 
 def read_rows(name, pairs):
     """Rows as of `read_jsonl` from pairs (where, object): `plain` makes strings of messages,
     `shaped` checks the keys, `learnable` drops what teaches nothing. Prints how many rows of `name`
-    are odd, by kind. Raises UserError if none is usable."""
-    read, used, rows, odd = 0, 0, [], Counter()
+    are dropped, and why. Raises UserError if none is usable."""
+    read, used, rows, dropped = 0, 0, [], Counter()
     for where, row in pairs:
         read += 1
         try:
-            rows += learnable(shaped(plain(row, where), where), where, odd)
+            rows += learnable(shaped(plain(row, where), where), where)
             used += 1
         except Dropped as why:
-            odd[f"dropped: {why}"] += 1
-    if odd:
-        kinds = "; ".join(f"{count} {kind}" for kind, count in odd.items())
+            dropped[str(why)] += 1
+    if dropped:
+        kinds = "; ".join(f"{count} dropped: {why}" for why, count in dropped.items())
         print(f"{name}: {read:,} rows read, {used:,} used; {kinds}")
     if not rows:
         raise UserError(f"{name}: no usable row in it")
@@ -119,10 +100,10 @@ def shaped(row, where):
     return {key: row[key] for key in keys}
 
 
-def learnable(row, where, odd):
+def learnable(row, where):
     """The rows that a shaped row stands for. Raises Dropped if nothing can be learned from it."""
     if "chosen" in row or "completions" in row:
-        return without_ties(*rank(row if "prompt" in row else split_dialogues(row, where, odd)))
+        return without_ties(*rank(row if "prompt" in row else split_dialogues(row, where)))
     if HUMAN in row.get("completion", ""):
         raise Dropped(HUMAN_INSIDE)
     if not row.get("completion", row.get("text", row.get("prompt"))).strip():
@@ -131,7 +112,7 @@ def learnable(row, where, odd):
 
 # ---------- comparisons
 
-def split_dialogues(row, where, odd):
+def split_dialogues(row, where):
     """HH's raw form as a pair with a prompt: two dialogues that should differ in the last turn.
     They are split at the LAST "Assistant:", for their completions may begin alike."""
     parts = []
@@ -144,9 +125,6 @@ def split_dialogues(row, where, odd):
     (prompt, chosen), (other, rejected) = parts
     if prompt != other:
         raise Dropped("the dialogues differ before the last turn")
-    speakers = re.findall(f"{HUMAN}|{ASSISTANT}", prompt)
-    if any(first == second for first, second in zip(speakers, speakers[1:])):
-        odd["kept: a speaker has two turns in a row"] += 1
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 

@@ -12,7 +12,6 @@ A prompt may be a string where answers are messages, and the other way round. A 
 turns of user and assistant, in turn; other rows teach what these models have no words for, and are
 dropped.
 """
-import json
 import re
 
 from support import UserError
@@ -32,6 +31,7 @@ NAMES = {"question": "prompt", "query": "prompt", "instruction": "prompt",
 CONTEXT = ("system", "history", "context", "tools")
 LOOKS_LIKE_AN_ANSWER = re.compile("answer|response|repl(y|ies)|output|completion|cho(ice|sen)|"
                                   "reject|prefer|better|worse|winner|loser", re.IGNORECASE)
+MESSAGES = re.compile(r'\s*[{\[].*"role":.*"content":', re.DOTALL)
 LABELS = ("label", "labels", "kto_tag", "desirable", "is_desirable", "score", "rating", "reward",
           "preference", "is_good", "is_chosen", "feedback", "vote")
 BAD = {"false", "0", "bad", "undesirable", "rejected", "negative", "dislike", "no", "thumbs_down"}
@@ -44,7 +44,7 @@ class Dropped(Exception):
 def plain(row, where):
     """The row in a plain shape. Raises Dropped if it has no place here, UserError if a message is
     malformed."""
-    row = named({key: parsed(value) for key, value in row.items() if value is not None})
+    row = named({key: value for key, value in row.items() if value is not None})
     check_meaning(row)
     messages = row.get("messages")
     if not isinstance(messages, list) and not any(is_said(row.get(key)) for key in KNOWN):
@@ -74,21 +74,12 @@ def plain(row, where):
 def named(row):
     """The row under our names. A key is renamed if that takes no other key's place."""
     row = dict(row)
-    if isinstance(row.get("context"), list):
-        row.setdefault("prompt", row.pop("context"))
     for key in [key for key in row if key in NAMES]:
         name = NAMES[key]
         if name not in row:
             row[name] = row.pop(key)
         elif name in ANSWERS and row[name] != row[key]:
             raise Dropped(f'"{key}" is a second {name}')
-    completions = row.get("completions")
-    if isinstance(completions, list) and all(
-            isinstance(one, dict) and isinstance(one.get("rank"), (int, float))
-            and "completion" in one for one in completions):
-        ranks = sorted({one["rank"] for one in completions})            # 0 or 1 is the best
-        row["completions"] = [[one["completion"] for one in completions if one["rank"] == rank]
-                              for rank in ranks]
     given = row.pop("input", None)
     if isinstance(given, dict):
         row.setdefault("prompt", given.get("messages", given))
@@ -106,23 +97,12 @@ def named(row):
     return row
 
 
-def parsed(value):
-    """A value, or the messages in it if it is a string of JSON that holds messages."""
-    if not isinstance(value, str) or '"role"' not in value:
-        return value
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-    found = found.get("messages", found) if isinstance(found, dict) else found
-    messages = found if isinstance(found, list) else [found]
-    said = all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in messages)
-    return found if messages and said else value
-
-
 def check_meaning(row):
-    """Raises Dropped for a completion that a label calls bad, and for a prompt whose answer stands
-    under a name that nobody here knows."""
+    """Raises Dropped for messages in a string, a completion that a label calls bad, and a prompt
+    whose answer stands under a name that nobody here knows."""
+    for key in KNOWN:
+        if isinstance(row.get(key), str) and MESSAGES.match(row[key]):
+            raise Dropped(f'"{key}" is messages in a string of JSON')
     for key in CONTEXT:
         if row.get(key):
             raise Dropped("tools" if key == "tools" else f'its "{key}" has no place here')

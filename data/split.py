@@ -10,10 +10,9 @@ TEST_SHARE = 0.05                   # of the prompts of a data set that has no t
 def split(rows, name):
     """(training rows, test rows): all dialogues that begin alike go to one side, chosen by hash, so
     the split never changes. Pages are split apart from them."""
-    pages = [row for row in rows if "text" in row]
-    dialogues = [row for row in rows if "text" not in row]
-    parts = [in_two(some, key) for some, key in ((pages, page), (dialogues, first_turn)) if some]
-    train, test = (sum(side, []) for side in zip(*parts))
+    pages = in_two([row for row in rows if "text" in row], lambda row: row["text"])
+    dialogues = in_two([row for row in rows if "text" not in row], first_turn)
+    train, test = (sum(side, []) for side in zip(pages, dialogues))
     if not test:
         raise UserError(f"{name}: 1 different prompt; training and test need at least one each")
     return train, test
@@ -21,15 +20,11 @@ def split(rows, name):
 
 def in_two(rows, key):
     """(rows, held-out rows); none of the latter if there is but one key."""
-    keys = {key(row) for row in rows}
-    order = sorted(keys, key=lambda one: hashlib.sha256(one.encode()).digest())
-    held_out = set(order[:max(1, int(TEST_SHARE * len(order)))] if len(order) > 1 else [])
+    keys = sorted({key(row) for row in rows},
+                  key=lambda one: hashlib.sha256(one.encode()).digest())
+    held_out = set(keys[:max(1, int(TEST_SHARE * len(keys)))] if len(keys) > 1 else [])
     return ([row for row in rows if key(row) not in held_out],
             [row for row in rows if key(row) in held_out])
-
-
-def page(row):
-    return row["text"]
 
 
 def first_turn(row):

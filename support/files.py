@@ -74,14 +74,16 @@ def read_text(file):
         raise UserError(f"{file}: cannot be read as UTF-8 text ({reason(error)})") from error
 
 
-def parse_json(text, where):
-    """The object in a JSON text that stands at `where`. Raises UserError if it is anything else."""
+def parse_json(text, where, hint=""):
+    """The object in a JSON text that stands at `where`. Raises UserError, which ends with `hint`,
+    if it is anything else."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:   # RecursionError: brackets in brackets
-        raise UserError(f"{where}: not JSON ({getattr(error, 'msg', reason(error))})") from error
+        said = getattr(error, "msg", reason(error))
+        raise UserError(f"{where}: not JSON ({said}){hint}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{where}: must be an object, {{…}}, not {text.strip()[:40]}")
+        raise UserError(f"{where}: must be an object, {{…}}, not {text.strip()[:40]}{hint}")
     return content
 
 

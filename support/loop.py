@@ -21,7 +21,6 @@ from support import UserError
 from support.distributed import gather, rank, total
 from support.endings import Stopped
 from support.files import write_whole
-from support.runs import identity
 
 MINUTES = 10            # between two saves: what a power cut costs at most
 
@@ -38,6 +37,7 @@ class Loop:
     def start(self):
         """With --resume, restore parts, state and random generators from the last save. Otherwise
         keep what an earlier run left in the folder under another name."""
+        from support.resume import identity
         self.identity = identity(self.cfg, self.rows, self.parts)
         if rank() == 0:
             from support.lock import hold, set_aside    # only who trains needs them

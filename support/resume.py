@@ -1,7 +1,33 @@
 """What a run must have in common with the save that it goes on from."""
+import hashlib
+
 import torch
 
 from support import UserError, reason
+
+# Flags that may change: where things are, how long and how often, what changes no gradient.
+MAY_CHANGE = {"data", "run", "init", "reward_model", "preset", "resume", "steps", "pretrain_steps",
+              "save_every", "sample_every", "snapshot_every", "device", "micro_batch_size"}
+
+
+def identity(cfg, rows, parts):
+    """What makes a run this run, by name: its flags, fingerprints of rows and first weights."""
+    same = {f"--{name}": value for name, value in vars(cfg).items() if name not in MAY_CHANGE}
+    same["the rows of --data"] = fingerprint(rows)
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):       # LoRA's adapters are random at first
+            sums = [weights.detach().view(torch.int32).sum().item()
+                    for key, weights in part.named_parameters() if ".lora_" not in key]
+            same[f"the first weights of the {name}"] = fingerprint(sums)
+    return same
+
+
+def fingerprint(values):
+    """A word that changes with any of the values."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(repr(value).encode())
+    return digest.hexdigest()[:16]
 
 
 def read_checkpoint(path):

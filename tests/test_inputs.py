@@ -127,14 +127,15 @@ def test_null_is_absent(read, row, expected):
 OWL, STONE = [user("Name a bird."), said("An owl.")], [user("Name a bird."), said("A stone.")]
 
 
-@pytest.mark.parametrize("row, expected", [
-    ({"chosen": json.dumps({"messages": OWL}), "rejected": json.dumps({"messages": STONE})}, PAIR),
-    ({"prompt": "Name a bird.", "chosen": json.dumps(OWL), "rejected": json.dumps(STONE)}, PAIR),
-    ({"messages": json.dumps(OWL)}, SHOWN), ({"prompt": json.dumps(OWL[:1]), "completion": "An owl."}, SHOWN),
-    ({"prompt": BIRD, "completion": ' {"role": "a king"}'}, {"prompt": BIRD, "completion": ' {"role": "a king"}'}),
-    ({"prompt": BIRD, "completion": ' {"role": '}, {"prompt": BIRD, "completion": ' {"role": '})])
-def test_messages_in_a_string_of_json_are_messages(read, row, expected):
-    assert read(row) == [expected]
+@pytest.mark.parametrize("row, key", [
+    ({"chosen": json.dumps({"messages": OWL}), "rejected": json.dumps({"messages": STONE})}, "chosen"),
+    ({"prompt": "Name a bird.", "chosen": json.dumps(OWL), "rejected": json.dumps(STONE)}, "chosen"),
+    ({"messages": json.dumps(OWL, indent=1)}, "messages"), ({"prompt": json.dumps(OWL[:1]), "completion": "An owl."}, "prompt")])
+def test_messages_in_a_string_of_json_are_not_learned_as_letters(read, capsys, row, key):
+    assert read(row, FINE) == [FINE]
+    assert f'1 dropped: "{key}" is messages in a string of JSON' in capsys.readouterr().out
+    king = {"prompt": BIRD, "completion": ' {"role": "a king"}'}
+    assert read(king) == [king]
 
 
 @pytest.mark.parametrize("row", [
@@ -144,13 +145,6 @@ def test_messages_in_a_string_of_json_are_messages(read, row, expected):
     {"prompt": BIRD, "chosen": BIRD + " An owl.", "rejected": BIRD + " A stone."}])
 def test_a_comparison_is_the_same_with_and_without_its_prompt(read, row):
     assert read(row) == [PAIR]
-
-
-@pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize("owl, stone", [(OWL[1:], STONE[1:]), (OWL[1], STONE[1]), ("An owl.", "A stone.")])
-def test_a_rank_says_which_completion_is_better(read, owl, stone, order):
-    ranked = [{"rank": 0, "completion": owl}, {"rank": 1, "completion": stone}]
-    assert read({"context": OWL[:1], "completions": ranked[::order]}) == [PAIR]
 
 
 @pytest.mark.parametrize("row", [
@@ -204,11 +198,10 @@ def test_a_humans_turn_in_a_demonstration_is_dropped(read, capsys):
 
 
 @pytest.mark.parametrize("text, sentence", [
-    (json.dumps([SHOWN, FINE]), "line 1: an array, where each row needs a line of its own: `jq -c '.\\[\\]'"),
-    (json.dumps([SHOWN, FINE], indent=1), "line 1: an array"),
-    (json.dumps(SHOWN, indent=1) + "\n" + json.dumps(FINE, indent=1), "line 1: an object that goes on in the next line"),
-    ("prompt,completion\nName a bird.,An owl.\n", "line 1: no JSON, but perhaps CSV"),
-    ('"prompt","completion"\n"Name a bird.","An owl."\n', "line 1: no JSON, but perhaps CSV"),
+    (json.dumps([SHOWN, FINE]), "line 1: must be an object, .* each row is an object on a line of its own"),
+    (json.dumps([SHOWN, FINE], indent=1), "line 1: not JSON .* on a line of its own"),
+    (json.dumps(SHOWN, indent=1) + "\n" + json.dumps(FINE, indent=1), "line 1: not JSON .* on a line of its own"),
+    ("prompt,completion\nName a bird.,An owl.\n", "line 1: not JSON .* on a line of its own"),
     (json.dumps(SHOWN) + '\n{"prompt": ', "line 2: not JSON"), ("nothing\n", "line 1: not JSON")])
 def test_the_reason_that_is_said_is_the_true_one(tmp_path, text, sentence):
     path = tmp_path / "rows.jsonl"

@@ -1,6 +1,5 @@
 """A run that was stopped and resumed is the run that was never stopped, bit for bit."""
 import importlib
-import json
 import os
 import pickle
 import re

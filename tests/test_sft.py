@@ -93,9 +93,9 @@ def test_from_scratch_it_reads_first_and_answers_from_what_it_read(run_stage, qu
     trained = []
     run_loop = sft.run_loop
 
-    def spy(net, examples, held_out, tokenizer, folder, steps, lr, cfg, device):
+    def spy(net, examples, held_out, folder, steps, lr, cfg, device):
         before = [p.detach().clone() for p in net.parameters()]
-        run_loop(net, examples, held_out, tokenizer, folder, steps, lr, cfg, device)
+        run_loop(net, examples, held_out, folder, steps, lr, cfg, device)
         trained.append((folder.name, examples, held_out, steps, lr, before, [p.detach().clone() for p in net.parameters()]))
     monkeypatch.setattr(sft, "run_loop", spy)
     run = run_stage(sft, steps=3, pretrain_steps=5, lr=0.02, pretrain_lr=0.04)
