@@ -6,7 +6,7 @@ import torch
 import tyro
 
 from gpt import GPT, ScalarGPT
-from support import UserError, printable
+from support import UserError
 from support.checkpoint import find_folder
 from support.command_line import check_numbers
 from support.endings import plain_endings
@@ -103,7 +103,7 @@ def chat(speakers, cfg):
             head = f"  {speaker.name:{width}} " if len(speakers) > 1 else "Assistant:"
             print(head, end="", flush=True)
             for piece in speaker.respond(question, 0 if cfg.greedy else cfg.temperature, cfg.turns):
-                print(printable(piece, kept="\n"), end="", flush=True)
+                print(piece, end="", flush=True)
             print()
 
 

@@ -11,6 +11,7 @@ and after.
 """
 import shutil
 import sys
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -22,7 +23,7 @@ from data.toy_world import FACT_OF
 from evaluate import Config as Evaluation, respond_all, win_rate
 from gpt import GPT, ScalarGPT
 from judges import Judge
-from label import Config, Labels, Session, responder
+from label import Config, Labels, questions, responder
 from text.tokenizer import Tokenizer
 
 LABELS = 50
@@ -50,11 +51,11 @@ class Person(Judge):
     def score(self, responses):
         return [self.points(response.prompt, response.text) for response in responses]
 
-    def order(self, prompt, completions):
-        """The places of the completions, those that are liked alike together, the best first."""
-        points = [self.points(prompt, text) for text in completions]
-        return [[i for i, one in enumerate(points) if one == place]
-                for place in sorted(set(points), reverse=True)]
+    def ranking(self, prompt, completions):
+        """The completions place by place, those that are liked alike together, the best first."""
+        points = {text: self.points(prompt, text) for text in completions}
+        return [[text for text in completions if points[text] == place]
+                for place in sorted(set(points.values()), reverse=True)]
 
 
 def label(run, seed):
@@ -64,9 +65,8 @@ def label(run, seed):
     cfg, labels = Config(), Labels(run / "mine.jsonl")
     respond = responder(
         GPT.from_pretrained(run / "sft"), Tokenizer.load(run / "sft"), cfg, device=None)
-    session = Session(labels, data.load("toy")[0].prompts, respond, cfg.repeat_every, seed)
-    while len(labels.rows) < LABELS and (question := session.next()):
-        session.answer(Person().order(*question))
+    for question in islice(questions(data.load("toy")[0].prompts, labels, respond, seed), LABELS):
+        labels.add(question[0], Person().ranking(*question))
     return labels.path
 
 # ---------- before and after

@@ -36,8 +36,8 @@ class TrainingFlags(Flags):
 
 # A number must be at least 0 and at most a billion, but for these.
 AT_LEAST = {"batch_size": 1, "epochs": 1, "minibatches": 1, "max_new_tokens": 1, "samples": 1,
-            "prompts": 1, "best_of": 1, "normalise_samples": 2, "answers": 2, "repeat_every": 1,
-            "tries": 1, "n_layer": 1, "n_head": 1, "n_embd": 1, "block_size": 2, "sample_every": 1,
+            "prompts": 1, "best_of": 1, "normalise_samples": 2, "answers": 2, "tries": 1,
+            "n_layer": 1, "n_head": 1, "n_embd": 1, "block_size": 2, "sample_every": 1,
             "missing_eos_score": -10 ** 9}
 AT_MOST = {"gamma": 1, "lam": 1, "answers": 4}
 ABOVE_0 = ("temperature", "clip", "value_clip", "kl_horizon")

@@ -1,23 +1,8 @@
 """What a person types into a terminal."""
 import os
-import select
 import sys
 
-from support import UserError, printable
-
-LONGEST = 4095      # bytes of a line that a terminal takes without readline; the rest is lost
-
-
-def typed(prompt):
-    """What was typed, or pasted with all its lines, without control characters. Raises EOFError,
-    and UserError if the terminal has cut it off."""
-    terminal = sys.stdin.isatty() and os.name == "posix"
-    lines = [input(prompt)]
-    while terminal and select.select([sys.stdin], [], [], 0.05)[0]:     # more is there at once
-        lines.append(input())
-    if terminal and any(len(line.encode()) == LONGEST for line in lines):
-        raise UserError(f"a line of {LONGEST} bytes or more: the terminal has cut it off")
-    return printable("\n".join(lines).expandtabs(), kept="\n")
+from support import printable
 
 
 def edit_lines():
@@ -26,6 +11,11 @@ def edit_lines():
     if sys.stdin.isatty() and os.name == "posix":
         import readline                             # `input` uses it from here on
         readline.parse_and_bind("set enable-bracketed-paste on")
+
+
+def typed(prompt):
+    """What was typed, or pasted with all its lines, without control characters. Raises EOFError."""
+    return printable(input(prompt).expandtabs(), kept="\n")
 
 
 def forget_typed():

@@ -22,7 +22,7 @@ import reward
 import tiny
 from data.jsonl import read_jsonl
 from gpt import GPT, ScalarGPT
-from label import Labels, Session, agreement, read_order
+from label import Labels, questions, read_order
 from support import UserError
 from support.command_line import launch
 from text.batches import pad
@@ -48,32 +48,6 @@ def test_a_label_is_one_line_that_reward_reads(tmp_path):
     assert Labels(tmp_path / "deep" / "mine.jsonl").rows == labels.rows
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\n", "\n  \n"])
-def test_undo_takes_back_label_after_label_and_no_other(tmp_path, end):
-    rows = [json.dumps({"prompt": p, "completions": [" a", " b"]}) for p in "pqr"]
-    (tmp_path / "mine.jsonl").write_bytes("".join(row + end for row in rows).encode())
-    labels = Labels(tmp_path / "mine.jsonl")
-    for left in (2, 1, 0):
-        labels.undo()
-        assert read_back(tmp_path) == labels.rows == [(p, [[" a"], [" b"]]) for p in "pqr"[:left]]
-
-
-def read_back(folder):
-    return Labels(folder / "mine.jsonl").rows
-
-
-def test_what_is_undone_leaves_the_file_as_it_was_before(tmp_path):
-    labels = Labels(tmp_path / "mine.jsonl")
-    labels.add("p", [[" ä"], [" 😀"]])
-    first = (tmp_path / "mine.jsonl").read_bytes()
-    labels.add("q", [[" a"], [" b"]])
-    labels = Labels(tmp_path / "mine.jsonl")                            # a later start can do it, too
-    assert labels.undo() == ("q", [[" a"], [" b"]]) and (tmp_path / "mine.jsonl").read_bytes() == first
-    labels.add("r", [[" c"], [" d"]])
-    assert [labels.undo()[0], labels.undo()[0], labels.rows] == ["r", "p", []]
-    assert (tmp_path / "mine.jsonl").read_bytes() == b""
-
-
 ROW = b'{"prompt": "p", "completions": [" a", " b"]}'
 
 
@@ -88,8 +62,6 @@ def test_line_ends_of_other_systems_and_a_last_line_without_one_are_no_damage(tm
     labels.add("q", [[" c"], [" d"]])
     assert len(labels.rows) == 3 and Labels(tmp_path / "mine.jsonl").rows == labels.rows
     assert (tmp_path / "mine.jsonl").read_bytes().startswith(before)
-    labels.undo()
-    assert (tmp_path / "mine.jsonl").read_bytes() == before + b"\n" * (not last) and len(labels.rows) == 2
 
 
 @pytest.mark.parametrize("content, message", [
@@ -109,118 +81,39 @@ def test_a_label_is_on_the_disk_before_the_next_question(tmp_path, monkeypatch):
     labels, flushed = Labels(tmp_path / "mine.jsonl"), []
     monkeypatch.setattr("support.files.flush", lambda path: flushed.append((path.name, path.is_file() and path.read_bytes())))
     labels.add("p", [[" a"], [" b"]])
-    labels.undo()
-    (beside, added), (folder, _), (_, undone), _ = flushed
-    assert beside != "mine.jsonl" and added == ROW + b"\n" and folder == tmp_path.name and undone == b""
+    (beside, added), (folder, _) = flushed
+    assert beside != "mine.jsonl" and added == ROW + b"\n" and folder == tmp_path.name
 
 
 def test_what_could_not_be_written_is_not_counted(tmp_path, monkeypatch):
     labels = Labels(tmp_path / "mine.jsonl")
     labels.add("p", [[" a"], [" b"]])
     monkeypatch.setattr("support.files.os.replace", lambda *names: (_ for _ in ()).throw(OSError("full")))
-    for change in (lambda: labels.add("q", [[" a"], [" b"]]), labels.undo):
-        with pytest.raises(OSError):
-            change()
-        assert labels.rows == [("p", [[" a"], [" b"]])] and (tmp_path / "mine.jsonl").read_bytes() == ROW + b"\n"
+    with pytest.raises(OSError):
+        labels.add("q", [[" a"], [" b"]])
+    assert labels.rows == [("p", [[" a"], [" b"]])] and (tmp_path / "mine.jsonl").read_bytes() == ROW + b"\n"
 
 # ----------------------------------------------------------------------------- what is asked
 
 
-def test_agreement_is_counted_as_by_hand():
-    rows = [("p", [["a"], ["b"]]), ("q", [["a"], ["b"], ["c"]]), ("p", [["b"], ["a"]]),     # p: other way round, 0 of 1
-            ("q", [["a"], ["b", "c"]]),         # a>b as before, a>c as before, b>c is a tie now: 2 of 3
-            ("q", [["b", "c"], ["a"]]),         # against the time before: the tie as before, the others not: 1 of 3
-            ("r", [["a", "b"]]), ("r", [["b", "a"]]), ("s", [["a"], ["b"]]),                # the same tie: 1 of 1
-            ("t", [["a", "b"]]), ("t", [["a"], ["b"]]), ("t", [["a"], ["b"]])]              # a tie, none, none: 1 of 2
-    assert agreement(rows) == (0 + 2 + 1 + 1 + 1, 1 + 3 + 3 + 1 + 2)
-    assert agreement([]) == (0, 0) and agreement(rows[:2]) == (0, 0)
+def asked(path, prompts=PROMPTS, respond=lambda prompt: [" yes", " no"]):
+    return questions(prompts, Labels(path), respond, seed=0)
 
 
-def session(path, prompts=PROMPTS, repeat_every=5, seed=0, respond=None):
-    return Session(Labels(path), prompts, respond or (lambda prompt: [" yes", " no"]), repeat_every, seed)
-
-
-def test_each_prompt_comes_once_and_after_every_five_an_old_question_comes_again(tmp_path):
-    talk, asked = session(tmp_path / "mine.jsonl", PROMPTS[:20]), []
-    while (question := talk.next()) and len(asked) < 99:
-        asked.append(question)
-        talk.answer([[0], [1]])
-        if len(asked) % 7 == 0:                                         # another start goes on where this one stopped
-            talk = session(tmp_path / "mine.jsonl", PROMPTS[:20])
-    prompts = [prompt for prompt, _ in asked]
-    assert set(prompts) == set(PROMPTS[:20]) and max(Counter(prompts).values()) == 2 and len(prompts) == 24
-    again = [i for i, prompt in enumerate(prompts) if prompt in prompts[:i]]
-    assert again == [5, 11, 17, 23] and all(i - prompts.index(prompts[i]) > 3 for i in again)
-    assert prompts[:20] != PROMPTS[:20] and len({tuple(order) for _, order in asked}) == 2      # shuffled
-
-
-def test_what_comes_again_has_the_same_answers_in_an_order_that_tells_nothing(tmp_path):
-    fresh = iter(range(10_000))
-    talk = session(tmp_path / "mine.jsonl", repeat_every=1, respond=lambda prompt: [f" {next(fresh)}", f" {next(fresh)}"])
-    seen, better_first = {}, []
-    for _ in range(300):
-        prompt, completions = talk.next()
-        if prompt in seen:
-            assert sorted(completions) == sorted(seen[prompt])
-            better_first.append(completions[0] == seen[prompt][1])
-        seen[prompt] = completions
-        talk.answer([[1], [0]])                                         # the best one is the second on the screen
-    assert max(Counter(prompt for prompt, _ in talk.labels.rows).values()) == 2
-    assert len(better_first) > 140 and 0.38 < sum(better_first) / len(better_first) < 0.62
-
-
-def test_undo_asks_again_and_then_what_was_asked_now(tmp_path):
-    fresh = iter(range(10_000))
-    talk = session(tmp_path / "mine.jsonl", respond=lambda prompt: [f" {next(fresh)}", f" {next(fresh)}"])
-    first = talk.next()
-    talk.answer([[1], [0]])
-    second = talk.next()
-    talk.answer([[1], [0]])
-    third = talk.next()
-    talk.undo()
-    assert talk.next()[0] == second[0]
-    talk.undo()
-    assert talk.next()[0] == first[0]
-    assert talk.labels.rows == [] and sorted(talk.question[1]) == sorted(first[1])
-    for question in (first, second, third):
-        assert talk.question[0] == question[0] and sorted(talk.question[1]) == sorted(question[1])
-        talk.answer([[0], [1]])
-        talk.next()
-    assert [prompt for prompt, _ in talk.labels.rows] == [first[0], second[0], third[0]]
-
-
-def test_what_is_skipped_comes_again_at_the_next_start_alone(tmp_path):
-    talk = session(tmp_path / "mine.jsonl", PROMPTS[:3])
-    skipped = talk.next()[0]
-    talk.skip()
-    rest = []
-    while (question := talk.next()) and len(rest) < 99:
-        rest.append(question[0])
-        talk.answer([[0], [1]])
-    assert set(rest) == set(PROMPTS[:3]) - {skipped}
-    assert session(tmp_path / "mine.jsonl", PROMPTS[:3]).next()[0] == skipped
-
-
-def test_an_old_question_that_is_skipped_does_not_come_again(tmp_path):
-    talk, seen = session(tmp_path / "mine.jsonl", PROMPTS[:12], repeat_every=1), []
-    while (question := talk.next()) and question[0] not in seen:
-        seen.append(question[0])
-        talk.answer([[0], [1]])
-    talk.skip()
-    rest = []
-    while (again := talk.next()) and len(rest) < 99:
-        rest.append(again[0])
-        talk.answer([[0], [1]])
-    assert question and question[0] not in rest and len(rest) > 12
+def test_each_prompt_without_a_label_comes_once_in_an_order_that_tells_nothing(tmp_path):
+    all_of_them = list(asked(tmp_path / "mine.jsonl"))
+    prompts = [prompt for prompt, _ in all_of_them]
+    assert sorted(prompts) == sorted(PROMPTS) and prompts != PROMPTS
+    assert 0.4 < sum(completions[0] == " yes" for _, completions in all_of_them) / len(PROMPTS) < 0.6
+    labels = Labels(tmp_path / "mine.jsonl")
+    for prompt in prompts[:7]:
+        labels.add(prompt, [[" yes"], [" no"]])
+    assert [prompt for prompt, _ in asked(tmp_path / "mine.jsonl")] == prompts[7:]      # another start goes on
 
 
 def test_a_prompt_with_too_few_answers_is_left_out(tmp_path):
-    talk = session(tmp_path / "mine.jsonl", PROMPTS[:4], respond=lambda prompt: None if prompt in PROMPTS[:2] else [" a", " b"])
-    asked = []
-    while (question := talk.next()) and len(asked) < 99:
-        asked.append(question[0])
-        talk.answer([[0], [1]])
-    assert sorted(asked) == PROMPTS[2:4]
+    few = asked(tmp_path / "mine.jsonl", PROMPTS[:4], lambda prompt: None if prompt in PROMPTS[:2] else [" a", " b"])
+    assert sorted(prompt for prompt, _ in few) == PROMPTS[2:4]
 
 # ----------------------------------------------------------------------------- the answers
 
@@ -346,60 +239,30 @@ def test_what_is_typed_is_saved_and_what_means_nothing_asks_the_same_again(desk)
     assert len(responses) == 3 and prompt in PROMPTS
     for typed in ("", "9043", "1 2", "yes", "é\t"):
         person.type(typed)
-        assert "Type the numbers" in person.until("Type the numbers")
-        assert person.question() == (prompt, responses) and saved(desk) == []
+        assert "Type the numbers" in person.until("\n> ") and saved(desk) == []
     person.type("3 = 1 2")
     person.question()
     assert saved(desk) == [(prompt, [[responses[2], responses[0]], responses[1]])] and person.saved == 1
     person.type("Q")
     code, shown = person.end()
-    assert code == 0 and "mine.jsonl has 1 ranking." in shown and "repeated" not in shown
+    assert code == 0 and "mine.jsonl has 1 ranking." in shown
 
 
-def test_skip_undo_and_quit(desk):
+def test_skip_and_quit(desk):
     person = Terminal()
     skipped, _ = person.question()
     person.type("s")
     first, responses = person.question()
-    person.type("u")
-    person.until("there is no ranking to undo")
-    assert person.question() == (first, responses)
-    person.type("12")
-    second, _ = person.question()
-    assert len(saved(desk)) == person.saved == 1
-    person.type("U")
-    person.until("undone")
-    again, responses = person.question()
-    assert saved(desk) == [] and person.saved == 0
     person.type("21")
-    assert again == first and person.question()[0] == second
-    assert saved(desk) == [(first, responses[::-1])]
+    assert person.question()[0] not in (skipped, first) and saved(desk) == [(first, responses[::-1])] and person.saved == 1
     person.type("q")
     assert person.end()[0] == 0
 
-    person = Terminal()                                                 # the next start asks neither again, but what was skipped
+    person = Terminal()                                                 # the next start asks what was skipped
     assert person.question()[0] == skipped
     person.type("\x04", enter="")                                       # Ctrl-D
     code, shown = person.end()
     assert code == 0 and "mine.jsonl has 1 ranking." in shown
-
-
-def test_it_says_how_often_one_agrees_with_oneself(desk):
-    person, before, flips = Terminal("--repeat_every", "1"), {}, iter([True, False, False, True])
-    agreed = asked_again = 0
-    while asked_again < 4:
-        prompt, responses = person.question()
-        best = min(responses)
-        if prompt in before:
-            asked_again += 1
-            agreed += not (flip := next(flips))
-            best = max(responses) if flip else before[prompt]
-        before[prompt] = best
-        person.type("12" if responses[0] == best else "21")
-    person.question()
-    person.type("q")
-    code, shown = person.end()
-    assert agreed == 2 and "Of 4 repeated comparisons you decided 2 as before (50%)." in shown
 
 
 @pytest.mark.parametrize("how, code", [("\x03", 130), (signal.SIGTERM, 143)])
@@ -424,7 +287,7 @@ def test_ten_kills_lose_no_label_and_double_none(desk):
     print("seed", seed := rng.randrange(10 ** 6))
     rng.seed(seed)
     for _ in range(10):
-        person, before = Terminal("--repeat_every", "3", "--seed", str(rng.randrange(100))), rng.randrange(2, 9)
+        person, before = Terminal("--seed", str(rng.randrange(100))), rng.randrange(2, 9)
         killer, either, act = threading.Timer(rng.uniform(0, 0.02), os.kill, (person.pid, signal.SIGKILL)), rows, None
         try:
             while True:
@@ -434,8 +297,8 @@ def test_ten_kills_lose_no_label_and_double_none(desk):
                 assert person.saved == len(rows)
                 if before == 0:
                     killer.start()
-                act = rng.choice(["12", "2 1", "1=2", "s", "u"] if rows else ["12", "21"])
-                either = {"s": rows, "u": rows[:-1], "1=2": rows + [(prompt, [[a, b]])], "12": rows + [(prompt, [a, b])]
+                act = rng.choice(["12", "2 1", "1=2", "s"])
+                either = {"s": rows, "1=2": rows + [(prompt, [[a, b]])], "12": rows + [(prompt, [a, b])]
                           }.get(act, rows + [(prompt, [b, a])])
                 person.type(act)
         except Gone:
@@ -446,22 +309,13 @@ def test_ten_kills_lose_no_label_and_double_none(desk):
         assert there == rows or there == either
         rows = there
     assert acts.total() >= 20, acts
-    questions = {}
-    for prompt, ranking in Labels(desk / "mine.jsonl").rows:
-        questions.setdefault(prompt, []).append(sorted(sum(ranking, [])))
-    for asked in questions.values():
-        assert len(asked) <= 2 and asked[0] == asked[-1]               # a prompt comes again with its old responses alone
-
-
-def test_no_control_character_of_a_model_reaches_the_terminal(capsys):
-    label.show("a\x1b[2J\x07\rb\u202e\n\n  c\x9b")
-    assert capsys.readouterr().out == "a\\x1b[2J\\x07\\rb\\u202e\n\n  c\\x9b\n"
+    assert len({prompt for prompt, _ in rows}) == len(rows)             # none is asked twice
 
 
 @pytest.mark.slow
 def test_a_process_of_its_own_reads_what_is_piped_into_it(desk):
     command = [sys.executable, ROOT / "label.py", "--data", "rows.jsonl", "--run", "run", "--device", "cpu"]
-    done = subprocess.run(command, input=b"12\n\xff\n2 1\nu\n1=2\n", capture_output=True)
+    done = subprocess.run(command, input=b"12\n\xff\n1=2\n", capture_output=True)
     shown = done.stdout.decode()
     assert done.returncode == 0 and not done.stderr and "\x1b" not in shown and "mine.jsonl has 2 rankings." in shown
     assert [len(completions) for _, completions in saved(desk)] == [2, 1]
@@ -495,4 +349,4 @@ def test_the_command_of_the_readme(tmp_path):
     done = subprocess.run([sys.executable, "label.py", "--run", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "label.py: no sft model in" in done.stderr and "Traceback" not in done.stderr
     done = subprocess.run([sys.executable, "label.py", "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "--repeat-every" in done.stdout.replace("_", "-")
+    assert done.returncode == 0 and "--max-new-tokens" in done.stdout.replace("_", "-")
