@@ -20,7 +20,7 @@ SHAPES = (({"chosen", "rejected"}, ("prompt", "chosen", "rejected")),
           ({"completion"}, ("prompt", "completion")),
           ({"prompt"}, ("prompt",)),
           (set(), ("text",)))
-ROWS_ARE = "; each row is an object on a line of its own, as `jq -c .` writes it"
+ROWS_ARE = "; each row is an object on a line of its own, as `jq -c '.[]'` writes an array's"
 HUMAN_INSIDE = "a human's turn in the completion"
 
 

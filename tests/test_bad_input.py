@@ -169,7 +169,7 @@ TABLE = [
     (sft, ON_BAD, rows({"prompt": ""}, {"prompt": " \n"}), ["bad.jsonl", "no usable row"]),
     (sft, ON_BAD, rows(PAIR, '{"prompt": '), ["bad.jsonl, line 2", "not JSON"]),
     (sft, ON_BAD, rows(PAIR, "prompt,chosen,rejected"), ["bad.jsonl, line 2", "not JSON"]),
-    (sft, ON_BAD, rows('[{"prompt": "p"}]'), ["bad.jsonl, line 1", "an array"]),
+    (sft, ON_BAD, rows('[{"prompt": "p"}]'), ["bad.jsonl, line 1", "must be an object"]),
     (sft, ON_BAD, rows('"text"'), ["bad.jsonl, line 1", "must be an object"]),
     (sft, ON_BAD, rows("[" * 100_000 + "]" * 100_000), ["bad.jsonl, line 1", "recursion"]),
     (sft, ON_BAD, rows('{"text": ' + "9" * 5000 + "}"), ["bad.jsonl, line 1", "4300 digits"]),
