@@ -12,6 +12,7 @@ pairs, demonstrations from the better completions, texts from the demonstrations
 from dataclasses import dataclass, field, replace
 
 from support import UserError
+from text.dialogue import is_blank
 from text.tokenizer import Tokenizer
 
 TOYS = ("toy", "toy2", "toy:validation", "toy2:validation")
@@ -57,7 +58,10 @@ def load(name):
     if test is None:
         from data.split import split
         train, test = split(train, name)
-    return collect(train), collect(test)
+    train, test = collect(train), collect(test)
+    if train.demonstrations and not train.prompts:
+        raise UserError(f"--data {name}: all prompts are blank, and nothing can be asked with them")
+    return train, test
 
 
 def tokenizer_for(name):
@@ -75,6 +79,6 @@ def collect(rows):
     comparisons = [(row["prompt"], row["completions"]) for row in rows if "completions" in row]
     prompts = [row["prompt"] for row in rows if row.keys() == {"prompt"}]
     demonstrations = demonstrations or [(prompt, ranking[0]) for prompt, ranking in comparisons]
-    prompts = prompts or [prompt for prompt, _ in demonstrations if prompt.strip()]
+    prompts = prompts or [prompt for prompt, _ in demonstrations if not is_blank(prompt)]
     texts = texts or [prompt + completion for prompt, completion in demonstrations]
     return Dataset(texts, demonstrations, comparisons, list(dict.fromkeys(prompts)))

@@ -67,8 +67,9 @@ def parquet(path):
     try:
         file, number = reader.ParquetFile(path), 0
         names = file.schema_arrow.names
-        others = dict.fromkeys(set(names) - KEYS, "…")
-        for batch in file.iter_batches(columns=[name for name in names if name in KEYS]):
+        read = [name for name in names if name.lower() in KEYS]
+        others = dict.fromkeys(set(names) - set(read), "…")
+        for batch in file.iter_batches(columns=read):
             rows = batch.to_pylist() if batch.num_columns else [{}] * batch.num_rows
             for number, row in enumerate(rows, start=number + 1):
                 there = {key: value for key, value in row.items() if value is not None}

@@ -10,8 +10,7 @@ from pathlib import Path
 from data.messages import Dropped, plain
 from support import UserError, reason
 from support.files import parse_json
-from text.dialogue import ASSISTANT, HUMAN
-from text.tokenizer import EOS
+from text.dialogue import ASSISTANT, HUMAN, is_blank
 
 # A row that has a key on the left must have all those on the right; the first such line counts.
 # A row that has none of these keys must be a page.
@@ -21,6 +20,7 @@ SHAPES = (({"chosen", "rejected"}, ("prompt", "chosen", "rejected")),
           ({"prompt"}, ("prompt",)),
           (set(), ("text",)))
 ROWS_ARE = "; each row is an object on a line of its own, as `jq -c '.[]'` writes an array's"
+AN_END = re.compile(r"(<\|\w+\|>|</s>)\s*$")         # in letters, as models write it
 HUMAN_INSIDE = "a human's turn in the completion"
 
 
@@ -71,10 +71,10 @@ def read_rows(name, pairs):
         print(f"{name}: {read:,} rows read, {used:,} used; {kinds}")
     if not rows:
         raise UserError(f"{name}: no usable row in it")
-    ends = [text.rstrip()[-len(EOS):] for row in rows
-            for text in row.get("completions", [row.get("completion")]) if text]
-    if set(ends) == {EOS}:
-        print(f"{name}: all completions end with {EOS} in letters, which a model learns as "
+    ends = {(AN_END.search(text) or [""])[0].strip() for row in rows
+            for text in row.get("completions", [row.get("completion")]) if text}
+    if len(ends) == 1 and (end := ends.pop()):
+        print(f"{name}: all completions end with {end} in letters, which a model learns as "
               "letters; the end is added by itself, so take them away")
     return rows
 
@@ -87,7 +87,8 @@ def shaped(row, where):
     for key in keys:
         if key not in row:
             there = ", ".join(list(row)[:9]) or "nothing"
-            raise UserError(f'{where}: the key "{key}" is missing (the row has: {there})')
+            raise UserError(f'{where}: the key "{key}" is missing (the row has: {there}); '
+                            "docs/data.md shows the rows that can be read")
         strings, kind = [row[key]], "a string"
         if key == "completions":
             kind = "a list of strings, with a list in it for each tie"
@@ -106,7 +107,7 @@ def learnable(row, where):
         return without_ties(*rank(row if "prompt" in row else split_dialogues(row, where)))
     if HUMAN in row.get("completion", ""):
         raise Dropped(HUMAN_INSIDE)
-    if not row.get("completion", row.get("text", row.get("prompt"))).strip():
+    if is_blank(row.get("completion", row.get("text", row.get("prompt")))):
         raise Dropped("empty")
     return [row]
 

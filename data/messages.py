@@ -24,17 +24,21 @@ KNOWN = ("text", "prompt", "messages", *ANSWERS)
 # What other programs call these.
 NAMES = {"question": "prompt", "query": "prompt", "instruction": "prompt",
          "response": "completion", "answer": "completion", "output": "completion",
-         "preferred": "chosen", "preferred_output": "chosen",
+         "preferred": "chosen", "preferred_output": "chosen", "chosen_response": "chosen",
          "dispreferred": "rejected", "non_preferred_output": "rejected",
-         "rejected_response": "rejected", "conversations": "messages"}
+         "rejected_response": "rejected", "conversations": "messages",
+         "conversation": "messages"}
 # What a prompt depends on and no shape has a place for.
 CONTEXT = ("system", "history", "context", "tools")
-LOOKS_LIKE_AN_ANSWER = re.compile("answer|response|repl(y|ies)|output|completion|cho(ice|sen)|"
-                                  "reject|prefer|better|worse|winner|loser", re.IGNORECASE)
+LOOKS_LIKE_AN_ANSWER = re.compile(
+    "answer|response|repl(y|ies)|output|completion|cho(ice|sen)|reject|prefer|better|worse|winner|"
+    "loser|summary|solution|continuation|^(text|target|win|lose|pos|neg)$", re.IGNORECASE)
 MESSAGES = re.compile(r'\s*[{\[].*"role":.*"content":', re.DOTALL)
-LABELS = ("label", "labels", "kto_tag", "desirable", "is_desirable", "score", "rating", "reward",
-          "preference", "is_good", "is_chosen", "feedback", "vote")
-BAD = {"false", "0", "bad", "undesirable", "rejected", "negative", "dislike", "no", "thumbs_down"}
+LABELS = ("label", "labels", "kto_tag", "desirable", "is_desirable", "score", "scores", "rating",
+          "ratings", "reward", "rewards", "ranks", "preference", "is_good", "is_chosen", "is_safe",
+          "is_correct", "correct", "accepted", "thumbs_up", "quality", "feedback", "vote")
+BAD = {"false", "0", "bad", "undesirable", "rejected", "negative", "dislike", "no", "thumbs_down",
+       "wrong", "incorrect", "unsafe"}
 
 
 class Dropped(Exception):
@@ -59,14 +63,17 @@ def plain(row, where):
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     if "completions" in row:
         return {"prompt": prompt_of(row, where), "completions": [
-            [answer_to({**row, "one": one}, "one", where)[1] for one in place]
+            [answer_to({**row, "completions": one}, "completions", where)[1] for one in place]
             if isinstance(place, list) and not is_said(place)
-            else answer_to({**row, "one": place}, "one", where)[1] for place in row["completions"]]}
+            else answer_to({**row, "completions": place}, "completions", where)[1]
+            for place in row["completions"]]}
     if "completion" in row:
         prompt, completion = answer_to(row, "completion", where)
         return {"prompt": prompt, "completion": completion}
     if isinstance(messages, list):
         prompt, completion = answered(turns(messages, "messages", where))
+        if 0 in (messages[-1].get("weight"), messages[-1].get("train")):    # or False
+            raise Dropped("its last message is not to be learned")
         return {"prompt": prompt, "completion": completion}
     return {"prompt": prompt_of(row, where)}
 
@@ -86,37 +93,48 @@ def named(row):
     elif isinstance(given, str) and "prompt" not in row:
         row["prompt"] = given
     elif isinstance(given, str) and isinstance(row["prompt"], str) and given.strip():
+        if ASSISTANT in row["prompt"]:
+            raise Dropped('its "input" has no place behind the frame of a dialogue')
         row["prompt"] += "\n\n" + given
     if "rejected" in row and "chosen" not in row and "completion" in row:
         row["chosen"] = row.pop("completion")
     messages = row.get("messages")
-    if isinstance(messages, list) and messages and "rejected" in row and "prompt" not in row:
-        if "chosen" not in row:         # the dialogue ends with the better answer
+    if (isinstance(messages, list) and messages and "prompt" not in row
+            and any(key in row for key in ANSWERS)):
+        if "rejected" in row and "chosen" not in row:   # the dialogue ends with the better one
             *messages, row["chosen"] = messages
         row["prompt"] = messages
     return row
 
 
 def check_meaning(row):
-    """Raises Dropped for messages in a string, a completion that a label calls bad, and a prompt
-    whose answer stands under a name that nobody here knows."""
+    """Raises Dropped for messages in a string, a completion that a label calls bad, a ranking that
+    numbers may order otherwise, and a prompt whose answer stands under a name that nobody knows."""
     for key in KNOWN:
         if isinstance(row.get(key), str) and MESSAGES.match(row[key]):
             raise Dropped(f'"{key}" is messages in a string of JSON')
     for key in CONTEXT:
         if row.get(key):
             raise Dropped("tools" if key == "tools" else f'its "{key}" has no place here')
-    if "rejected" not in row and ("completion" in row or "messages" in row):
-        for key in LABELS:
-            value = row.get(key)
-            negative = re.fullmatch(r"-[0-9.e+-]*[1-9][0-9.e+-]*", str(value).strip())
-            if key in row and (negative or str(value).strip().lower().removesuffix(".0") in BAD):
-                raise Dropped(f'its "{key}" says that the completion is bad')
-    if not any(key in row for key in ("text", "messages", *ANSWERS)):
+    single = "rejected" not in row and ("completion" in row or "messages" in row)
+    for key, value in row.items():
+        if single and key.lower() in LABELS and is_bad(value):
+            raise Dropped(f'its "{key}" says that the completion is bad')
+        if "completions" in row and isinstance(value, list) and value and all(
+                isinstance(one, (int, float)) for one in value):
+            raise Dropped(f'its "{key}" may give the completions another order')
+    if ("prompt" in row or "text" not in row) and not any(
+            key in row for key in ("messages", *ANSWERS)):
         for key in row:
             if key not in LABELS and LOOKS_LIKE_AN_ANSWER.search(key):
                 raise Dropped(f'"{key}" may be an answer, but the known names are '
                               + ", ".join([*KNOWN, *NAMES]))
+
+
+def is_bad(label):
+    """Whether a label, or the only one in a list, calls a completion bad."""
+    said = str(label).strip("[]'\" ").lower().removesuffix(".0")
+    return said in BAD or bool(re.fullmatch(r"-[0-9.e+-]*[1-9][0-9.e+-]*", said))
 
 
 def is_said(value):

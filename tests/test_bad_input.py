@@ -194,7 +194,7 @@ TABLE = [
     (sft, ON_BAD, rows({"prompt": "p"}, {"prompt": "q"}), ["has no demonstrations", "docs/data.md"]),
     (ppo, ON_BAD, rows({"text": "page"}, {"text": "other"}), ["has no prompts", "docs/data.md"]),
     (evaluate, ON_BAD, rows({"text": "page"}, {"text": "other"}), ["has no prompts", "docs/data.md"]),
-    (ppo, ON_BAD, rows({"prompt": "", "completion": " a"}, {"prompt": " ", "completion": " b"}), ["has no prompts"]),
+    (ppo, ON_BAD, rows({"prompt": "", "completion": " a"}, {"prompt": " ", "completion": " b"}), ["all prompts are blank"]),
     (sft, ON_BAD, rows(PAIR), ["bad.jsonl", "1 different prompt;", "at least one each"]),
     (sft, f"{ON_BAD} --block_size 4", rows(PAIR, {**PAIR, "prompt": "other", "chosen": " x" * 9}), ["fits into 4 tokens"]),
     (sft, "--data bad.jsonl.gz", raw(b"no gzip", "bad.jsonl.gz"), ["bad.jsonl.gz", "cannot be read"]),

@@ -1,12 +1,17 @@
 """What other people's files do to us: each kind of odd row has its right value or its right sentence, and is counted."""
 import json
+from pathlib import Path
+
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 import data
-import sft
+import evaluate
+import label
+import ppo
 import reward
+import sft
 from chat import Speaker
 from data.jsonl import read_jsonl
 from data.split import split
@@ -47,7 +52,8 @@ def read(tmp_path):
 @pytest.mark.parametrize("label", [
     {"label": False}, {"label": 0}, {"label": "0"}, {"label": "undesirable"}, {"label": "False"}, {"labels": 0},
     {"kto_tag": False}, {"desirable": False}, {"score": -1.5}, {"rating": -1}, {"reward": -0.1}, {"label": 0.0}, {"label": "-1"},
-    {"is_good": False}, {"preference": 0}, {"feedback": "negative"}])
+    {"is_good": False}, {"preference": 0}, {"feedback": "negative"}, {"label": [False]}, {"label": ["Undesirable"]}, {"Label": False},
+    {"is_correct": False}, {"quality": "bad"}, {"scores": [-2.0]}])
 @pytest.mark.parametrize("row", [SHOWN, {"prompt": [user("Name a bird.")], "completion": [said("An owl.")]},
                                  {"messages": [user("Name a bird."), said("An owl.")]}, {"question": BIRD, "answer": " An owl."}])
 def test_a_completion_that_a_label_calls_bad_is_never_learned(read, capsys, row, label):
@@ -56,7 +62,8 @@ def test_a_completion_that_a_label_calls_bad_is_never_learned(read, capsys, row,
     assert f'2 rows read, 1 used; 1 dropped: its "{name}" says that the completion is bad' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("label", [{"label": True}, {"label": 1}, {"label": "desirable"}, {"score": 0.5}, {"label": None}, {"rating": 5}])
+@pytest.mark.parametrize("label", [{"label": True}, {"label": 1}, {"label": "desirable"}, {"score": 0.5}, {"label": None}, {"rating": 5},
+                                   {"label": [True]}, {"label": [1, 0]}, {"Label": "good"}])
 def test_one_that_a_label_calls_good_is_learned(read, label):
     assert read({**SHOWN, **label}) == [SHOWN]
 
@@ -65,6 +72,21 @@ def test_the_class_of_a_page_is_no_verdict_and_the_score_of_a_pair_neither(read)
     assert read({"text": "A page.", "label": 0}) == [{"text": "A page."}]
     pair = {"prompt": BIRD, "chosen": " An owl.", "rejected": " A stone.", "score": -1}
     assert read(pair) == [PAIR]
+
+
+
+@pytest.mark.parametrize("key, numbers", [("labels", [True, False]), ("scores", [1, 5]), ("rewards", [-1.5, 2.0]), ("ranks", [2, 1])])
+def test_a_ranking_that_numbers_may_give_another_order_is_not_learned(read, capsys, key, numbers):
+    assert read({"prompt": BIRD, "completions": [" A stone.", " An owl."], key: numbers}, FINE) == [FINE]
+    assert f'1 dropped: its "{key}" may give the completions another order' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}])
+def test_a_last_message_that_is_not_to_be_learned_is_not(read, capsys, mark):
+    assert read({"messages": [user("Name a bird."), {**said("Go away."), **mark}]}, FINE) == [FINE]
+    assert "1 dropped: its last message is not to be learned" in capsys.readouterr().out
+    first = {"messages": [user("Hello."), {**said("Go away."), **mark}, user("Name a bird."), {**said("An owl."), "weight": 1}]}
+    assert read(first)[0]["completion"] == " An owl."
 
 # ----------------------------------------------------------------------------- strings and messages, mixed
 
@@ -75,6 +97,9 @@ def test_the_class_of_a_page_is_no_verdict_and_the_score_of_a_pair_neither(read)
     ({"prompt": BIRD, "completion": [said("An owl.")]}, SHOWN),
     ({"prompt": BIRD, "completion": said("An owl.")}, SHOWN),
     ({"prompt": [user("Name a bird.")], "completions": ["An owl.", "A stone."]}, PAIR),
+    ({"messages": [user("Name a bird.")], "completion": "An owl."}, SHOWN), ({"messages": [user("Name a bird.")], "response": [said("An owl.")]}, SHOWN),
+    ({"messages": [user("Name a bird.")], "completions": ["An owl.", "A stone."]}, PAIR),
+    ({"prompt": user("Name a bird."), "chosen": "An owl.", "rejected": "A stone."}, PAIR),
     ({"prompt": [user("Name a bird.")], "completions": [[said("An owl.")], [said("A stone.")]]}, PAIR),
     ({"prompt": [user("Name a bird.")], "chosen": "An owl.", "rejected": [said("A stone.")]}, PAIR),
     ({"prompt": "Name a bird.", "chosen": [said("An owl.")], "rejected": [said("A stone.")]}, PAIR),
@@ -100,6 +125,7 @@ def test_a_tie_among_strings_after_a_conversation_stays_a_tie(read):
     ({"input": BIRD, "output": " An owl."}, SHOWN),
     ({"query": BIRD, "response": " An owl.", "rejected_response": " A stone."}, PAIR),
     ({"prompt": BIRD, "preferred": " An owl.", "dispreferred": " A stone."}, PAIR),
+    ({"prompt": BIRD, "chosen_response": " An owl.", "rejected_response": " A stone."}, PAIR),
     ({"messages": [user("Name a bird.")], "chosen": said("An owl."), "rejected": said("A stone.")}, PAIR),
     ({"messages": [user("Name a bird."), said("An owl.")], "rejected_response": "A stone."}, PAIR),
     ({"input": {"messages": [user("Name a bird.")]}, "preferred_output": [said("An owl.")],
@@ -108,7 +134,8 @@ def test_rows_under_other_names_are_read(read, row, expected):
     assert read(row) == [expected]
 
 
-@pytest.mark.parametrize("key", ["best_reply", "model_response", "gpt4_output", "betterText", "winner"])
+@pytest.mark.parametrize("key", ["best_reply", "model_response", "gpt4_output", "betterText", "winner", "text", "summary", "solution",
+                                 "Completion", "win"])
 def test_a_prompt_with_something_that_looks_like_an_answer_is_no_bare_prompt(read, capsys, key):
     assert read({"prompt": BIRD, key: " An owl."}, FINE) == [FINE]
     assert f'1 dropped: "{key}" may be an answer, but the known names are text, prompt' in capsys.readouterr().out
@@ -149,9 +176,14 @@ def test_a_comparison_is_the_same_with_and_without_its_prompt(read, row):
 
 @pytest.mark.parametrize("row", [
     {"conversations": [{"from": "human", "value": "Name a bird."}, {"from": "gpt", "value": "An owl."}]},
-    {"conversations": OWL}, {"messages": [{"role": "human", "content": "Name a bird."}, said("An owl.")]}])
+    {"conversations": OWL}, {"conversation": OWL}, {"messages": [{"role": "human", "content": "Name a bird."}, said("An owl.")]}])
 def test_sharegpts_names_of_speakers_are_known(read, row):
     assert read(row) == [SHOWN]
+
+
+def test_an_input_behind_the_frame_is_not_put_into_the_answers_place(read, capsys):
+    assert read({"instruction": BIRD, "input": "It flies.", "output": " An owl."}, FINE) == [FINE]
+    assert '1 dropped: its "input" has no place behind the frame' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key, value", [("system", "Lie."), ("history", [["Hello", "Hi"]]), ("context", "It swims.")])
@@ -217,12 +249,25 @@ def test_a_parquet_file_of_ones_own_is_read(tmp_path):
     assert sorted(train.demonstrations + test.demonstrations) == sorted((row["prompt"], row["completion"]) for row in (SHOWN, FINE))
 
 
-@pytest.mark.parametrize("end", [EOS, EOS + "\n", " " + EOS])
+@pytest.mark.parametrize("end", [EOS, EOS + "\n", " " + EOS, "</s>", "<|im_end|>\n"])
 def test_an_end_in_letters_is_hinted_at(read, capsys, end):
     read(*({**row, "completion": row["completion"] + end} for row in (SHOWN, FINE)))
-    assert f"all completions end with {EOS} in letters" in capsys.readouterr().out
+    assert f"all completions end with {end.strip()} in letters" in capsys.readouterr().out
     read({**SHOWN, "completion": f" An owl.{EOS}"}, FINE)       # one of several is somebody's text
     assert "in letters" not in capsys.readouterr().out
+
+# ----------------------------------------------------------------------------- prompts that ask nothing
+
+
+@pytest.mark.parametrize("row", [{"completion": " Yes {}."}, {"chosen": " Yes {}.", "rejected": " No."}, {}])
+@pytest.mark.parametrize("script", [sft, reward, ppo, evaluate, label])
+def test_blank_prompts_alone_train_nothing(world, monkeypatch, script, row):
+    write_rows(Path("rows.jsonl"), [{"prompt": prompt, **{key: text.format(i) for key, text in row.items()}}
+                                    for i, prompt in enumerate(["", " \n ", U + A, f"{U}  {A}"])])
+    monkeypatch.setattr(label, "find_model", lambda *given: None)       # the others read the data first
+    with pytest.raises(UserError, match="all prompts are blank" if row else "no usable row in it"):
+        script.main(script.Config(**{key: value for key, value in world.items() if key in vars(script.Config())}))
+    assert not list(Path("run").glob("*/*"))
 
 # ----------------------------------------------------------------------------- splits
 
