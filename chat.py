@@ -8,7 +8,7 @@ import tyro
 from gpt import GPT, ScalarGPT
 from support import UserError
 from support.checkpoint import find_folder
-from support.command_line import check_numbers
+from support.preflight import check_numbers
 from support.endings import plain_endings
 from support.typed import edit_lines, forget_typed, typed
 from text.dialogue import HUMAN, dialogue

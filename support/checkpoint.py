@@ -66,8 +66,6 @@ def read_shape(folder, fields):
         if stored.get(key, right[0]) not in right:
             raise UserError(f"{folder}/config.json: {key} is {in_json(stored[key])}, and GPT-2's "
                             f"is {json.dumps(right[0])}")
-    if "model_type" not in stored:
-        raise UserError(f"{folder}/config.json names no model_type: `transformers` did not save it")
     # Where nobody says otherwise, texts end with GPT-2's token, or with the last of a small model.
     stored.setdefault("eos_token_id", min(50256, stored.get("vocab_size", 50257) - 1))
     eos_is_pad = stored.get("pad_token_id") == stored["eos_token_id"]

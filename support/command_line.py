@@ -1,4 +1,4 @@
-"""From the command line to a running stage: flags, presets, limits, device."""
+"""From the command line to a running stage: flags, presets, device."""
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +34,6 @@ class TrainingFlags(Flags):
     resume: bool = False        # go on from the last save of this run
 
 
-# A number must be at least 0 and at most a billion, but for these.
-AT_LEAST = {"batch_size": 1, "epochs": 1, "minibatches": 1, "max_new_tokens": 1, "samples": 1,
-            "prompts": 1, "best_of": 1, "normalise_samples": 2, "answers": 2, "tries": 1,
-            "n_layer": 1, "n_head": 1, "n_embd": 1, "block_size": 2, "sample_every": 1,
-            "missing_eos_score": -10 ** 9}
-AT_MOST = {"gamma": 1, "lam": 1, "answers": 4}
-ABOVE_0 = ("temperature", "clip", "value_clip", "kl_horizon")
 WIDTHS = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
 
 PRESETS = Path(__file__).parent / "presets.json"    # stage -> model -> flags; docs/gpt2.md says why
@@ -83,7 +76,7 @@ def preset_of(cfg):
 def start(cfg, *stages):
     """Check the flags, seed the generator. Returns the run's folder, the device, whether to use
     bf16. `stages` are the folders that the script fills."""
-    from support.preflight import check_run
+    from support.preflight import check_numbers, check_run
     check_numbers(cfg)
     check_run(cfg, stages)
     torch.manual_seed(cfg.seed)
@@ -100,16 +93,3 @@ def start(cfg, *stages):
     if gpu and precision == "bf16":     # the heads use TF32: it rounds what they multiply, not sums
         torch.set_float32_matmul_precision("high")
     return run_folder(cfg), join(device, cfg), precision == "bf16"
-
-
-def check_numbers(cfg):
-    """Refuse a flag whose number makes no sense."""
-    for name, value in vars(cfg).items():
-        if type(value) in (int, float):
-            least, most = AT_LEAST.get(name, 0), AT_MOST.get(name, 10 ** 9)
-            if not least <= value <= most or name in ABOVE_0 and value == 0:    # or NaN
-                low = "above 0" if name in ABOVE_0 else f"at least {least}"
-                raise UserError(f"--{name} {str(value)[:40]}: must be {low} and at most {most:,}")
-    if "minibatches" in vars(cfg) and cfg.minibatches > cfg.batch_size:
-        raise UserError(f"--minibatches {cfg.minibatches}: must be at most --batch_size, which is "
-                        f"{cfg.batch_size}")

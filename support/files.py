@@ -21,11 +21,13 @@ def write_whole(path, content):
         return
     if isinstance(content, dict):
         content = json.dumps(content, indent=2) + "\n"
+    write = content if callable(content) else (
+        lambda to: to.write_text(content, encoding="utf-8", newline=""))    # line ends stay
     if path == Path("/dev/stdout"):     # a file, perhaps, in which other lines stand
         sys.stdout.write(content)
         return
     if path.exists() and not path.is_file():
-        fill(path, content)             # a device or a pipe stays one
+        write(path)                     # a device or a pipe stays one
         return
     path = path.resolve()               # what a link points to changes, and the link stays
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +36,7 @@ def write_whole(path, content):
     try:
         temporary.touch()
         mode = (path if path.exists() else temporary).stat().st_mode
-        fill(temporary, content)
+        write(temporary)
         temporary.chmod(mode)       # safetensors lets nobody else read
         flush(temporary)            # else a power cut could leave a new name with nothing in it
         os.replace(temporary, path)
@@ -45,14 +47,6 @@ def write_whole(path, content):
         raise OSError(getattr(error, "errno", None) or errno.EIO, said, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def fill(path, content):
-    """Write text, with the line ends that it has, or let the function `content` write."""
-    if callable(content):
-        content(path)
-    else:
-        path.write_text(content, encoding="utf-8", newline="")
 
 
 def flush(path):

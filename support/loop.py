@@ -32,7 +32,7 @@ class Loop:
         is the number of steps that are done."""
         self.folder, self.steps, self.cfg, self.rows = folder, steps, cfg, rows
         self.state, self.parts = state, parts
-        self.path, self.signal = folder / "resume.pt", None
+        self.path, self.signal, self.handlers = folder / "resume.pt", None, {}
 
     def start(self):
         """With --resume, restore parts, state and random generators from the last save. Otherwise
@@ -52,11 +52,10 @@ class Loop:
     def run(self, updates):
         """Pass on what the generator `updates` yields after each step. Save when it is due, after
         the last step, and when Ctrl-C or SIGTERM asks to stop: then raise Stopped."""
-        there = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self.handlers = {number: old for number, old in there.items() if old != signal.SIG_IGN}
         try:
-            for number in self.handlers:
-                signal.signal(number, self.stop_after_this_step)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) != signal.SIG_IGN:      # as for a job with nohup
+                    self.handlers[number] = signal.signal(number, self.stop_after_this_step)
             for update in updates:
                 yield update
                 self.step += 1

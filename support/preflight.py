@@ -7,6 +7,27 @@ from support.files import read_text
 from support.lock import data_name
 from support.runs import run_folder
 
+# A number must be at least 0 and at most a billion, but for these.
+AT_LEAST = {"batch_size": 1, "epochs": 1, "minibatches": 1, "max_new_tokens": 1, "samples": 1,
+            "prompts": 1, "best_of": 1, "normalise_samples": 2, "answers": 2, "tries": 1,
+            "n_layer": 1, "n_head": 1, "n_embd": 1, "block_size": 2, "sample_every": 1,
+            "missing_eos_score": -10 ** 9}
+AT_MOST = {"gamma": 1, "lam": 1, "answers": 4}
+ABOVE_0 = ("temperature", "clip", "value_clip", "kl_horizon")
+
+
+def check_numbers(cfg):
+    """Refuse a flag whose number makes no sense."""
+    for name, value in vars(cfg).items():
+        if type(value) in (int, float):
+            least, most = AT_LEAST.get(name, 0), AT_MOST.get(name, 10 ** 9)
+            if not least <= value <= most or name in ABOVE_0 and value == 0:    # or NaN
+                low = "above 0" if name in ABOVE_0 else f"at least {least}"
+                raise UserError(f"--{name} {str(value)[:40]}: must be {low} and at most {most:,}")
+    if "minibatches" in vars(cfg) and cfg.minibatches > cfg.batch_size:
+        raise UserError(f"--minibatches {cfg.minibatches}: must be at most --batch_size, which is "
+                        f"{cfg.batch_size}")
+
 
 def check_run(cfg, stages):
     """Raises UserError if the results could not be saved, if there is nothing to resume, or if the

@@ -16,7 +16,7 @@ from data.jsonl import read_jsonl
 from gpt import GPT
 from support import UserError, printable
 from support.checkpoint import read_shape
-from support.command_line import check_numbers
+from support.preflight import check_numbers
 from support.resume import read_checkpoint
 
 pytestmark = pytest.mark.slow

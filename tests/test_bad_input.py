@@ -265,7 +265,7 @@ TABLE = [
     (reward, "", vocabulary(lambda lines: lines + lines[-1:]), ["tokenizer.tiktoken is damaged", "twice"]),
     (reward, "", vocabulary(lambda lines: lines + ["", "?"]), ["tokenizer.tiktoken is damaged"]),
     (reward, "", vocabulary(lambda lines: lines + ["!!!! 300"]), ["tokenizer.tiktoken is damaged"]),
-    (reward, "", vocabulary(lambda lines: lines[:-1]), ["run/sft", "not the one this model was trained with"]),
+    (reward, "", vocabulary(lambda lines: lines[:-1]), ["run/sft", "is not that of its model"]),
     (reward, "", raw(b"\xff\xfe", "run/sft/tokenizer.tiktoken"), ["tokenizer.tiktoken", "UTF-8"]),
 
     # what a run goes on from

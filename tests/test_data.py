@@ -63,7 +63,7 @@ def test_another_vocabulary_beside_a_model_is_refused(tokenizer, tmp_path):
     lines = (tmp_path / "tokenizer.tiktoken").read_text().splitlines()
     lines[-2:] = reversed(lines[-2:])                           # two words change places
     (tmp_path / "tokenizer.tiktoken").write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match="the tokenizer is not the one this model was trained with"):
+    with pytest.raises(UserError, match="is not that of its model"):
         Tokenizer.load(tmp_path)
 
 # ----------------------------------------------------------------------------- batches

@@ -68,13 +68,10 @@ class Tokenizer:
             raise UserError(f"{folder / FILE} is missing, the vocabulary of the model beside it")
         tokenizer = cls.words(tokens, name) if tokens else cls.gpt2()
         tokenizer.framed = config.get("framed", True)
-        if tokens and name == "gpt2" and tokenizer.fingerprint != GPT2_FINGERPRINT:
+        known = GPT2_FINGERPRINT if tokens and name == "gpt2" else tokenizer.fingerprint
+        if tokenizer.fingerprint != config.get("tokenizer_fingerprint", known):
             raise UserError(f"{folder}: its vocabulary of {tokenizer.vocab_size} tokens is not "
-                            "GPT-2's, and no other one is known here")
-        expected = config.get("tokenizer_fingerprint", tokenizer.fingerprint)
-        if tokenizer.fingerprint != expected:
-            raise UserError(f"{folder}: the tokenizer is not the one this model was trained with "
-                            f"({tokenizer.fingerprint}, not {expected}); restore {FILE}")
+                            "that of its model, by default GPT-2's: copy the folder again")
         size = config.get("vocab_size", tokenizer.vocab_size)
         eos = config.get("eos_token_id", tokenizer.eos)
         if size < tokenizer.vocab_size or eos != tokenizer.eos:
