@@ -242,7 +242,7 @@ def test_a_judge_that_always_says_b_yields_half_and_a_warning(serve, ask):
     ours, theirs = some_answers(1), some_answers(2)
     verdicts, judge = ask(serve(lambda *asked: "B"), ours, theirs)
     row = win_rate(ours, theirs, verdicts)
-    assert (row["rate"], row["ci95"], row["win"]) == (0.5, [0.5, 0.5], 0)
+    assert (row["rate"], row["win"]) == (0.5, 0) and row["ci95"][0] < 0.5 < row["ci95"][1]
     assert judge.replies["first_preferred"] == judge.replies["orders_agree"] == 0
     assert "WARNING: nothing here shows that this judge is better than a coin" in judge.remark
 
@@ -632,14 +632,60 @@ def test_a_rate_leaves_out_what_has_no_verdict_and_weighs_every_pair_alike():
     assert win_rate(answers, answers, [None] * 6)["win"] is None
 
 
+def inside(low, high, wins, losses, n):
+    """[low, high] by bisection: the ends of the score interval of each share, joined."""
+    def end(share, beyond):
+        near, far = share, beyond
+        for _ in range(60):
+            p = (near + far) / 2
+            near, far = (p, far) if abs(share - p) <= 1.96 * (p * (1 - p) / n) ** 0.5 else (near, p)
+        return near
+    correlation = -(wins * losses / ((1 - wins) * (1 - losses))) ** 0.5
+    for side, found in ((0, low), (1, high)):
+        a, b = abs(wins - end(wins, side)), abs(losses - end(losses, 1 - side))
+        reach = (a ** 2 + b ** 2 - 2 * correlation * a * b) ** 0.5 / 2
+        close(found, (1 + wins - losses) / 2 + (2 * side - 1) * reach, 1e-6)
+
+
+def test_the_interval_joins_those_of_the_shares_of_wins_and_losses():
+    one_each = [answer(" x", str(i)) for i in range(40)]        # one pair a prompt: all are independent
+    for wins, ties in ((37, 0), (20, 0), (30, 7), (1, 38), (39, 1)):
+        inside(*rate(one_each, [1] * wins + [0.5] * ties + [0] * (40 - wins - ties))["ci95"], wins / 40, (40 - wins - ties) / 40, 40)
+    # where no pair differs from the others, a prompt counts once: the rule of (almost) four
+    four_each = [answer(" x", str(i // 4)) for i in range(300)]
+    k = 1.96 ** 2 / 75
+    assert rate(four_each, [1] * 300)["ci95"] == pytest.approx([1 / (1 + k), 1])
+    assert rate(four_each, [0] * 300)["ci95"] == pytest.approx([0, k / (1 + k)])
+    assert rate(four_each, [0.5] * 300)["ci95"] == pytest.approx([0.5 - k / (1 + k) / 2, 0.5 + k / (1 + k) / 2])
+
+
 def test_the_interval_is_that_of_the_share_of_all_pairs_over_samples_of_the_prompts():
-    # prompt i has 1 + i % 5 pairs; the spread of the bootstrap is that of a ratio of sums
-    counts = [1 + i % 5 for i in range(200)]
-    points = [[float((i + j) % 3 == 0) for j in range(n)] for i, n in enumerate(counts)]
+    # prompt i has 1 + i % 5 pairs; the spread over samples of the prompts is that of a ratio of sums
+    counts = [1 + i % 5 for i in range(1000)]
+    points = [[float((i // 5 + j // 2) % 3 == 0) for j in range(n)] for i, n in enumerate(counts)]
     row = rate([answer(" x", str(i)) for i, n in enumerate(counts) for _ in range(n)], sum(points, []))
     total, mean = sum(counts), row["rate"]
     error = sum((sum(group) - mean * n) ** 2 for group, n in zip(points, counts)) ** 0.5 / total
-    assert row["ci95"] == [pytest.approx(mean - 1.96 * error, abs=0.006), pytest.approx(mean + 1.96 * error, abs=0.006)]
+    assert row["ci95"] == [pytest.approx(mean - 1.96 * error, abs=0.05 * error), pytest.approx(mean + 1.96 * error, abs=0.05 * error)]
+
+
+@pytest.mark.parametrize("tied", [0, 0.5], ids=["no ties", "ties"])
+@pytest.mark.parametrize("correlation", [0.05, 0.6])
+@pytest.mark.parametrize("true", [0.5, 0.8, 0.924, 0.986, 0.995])
+def test_19_of_20_intervals_hold_the_true_rate_also_near_one(true, correlation, tied):
+    # 75 prompts with 4 responses; each prompt has its own chances of win, tie and loss (beta-binomial without ties)
+    random = torch.Generator().manual_seed(0)
+    chances = torch.tensor([true - tied * (1 - true), 2 * tied * (1 - true), (1 - tied) * (1 - true)], dtype=torch.double)
+    weights = torch._standard_gamma((chances * (1 / correlation - 1)).expand(3000, 75, 3), random) + 1e-300
+    verdicts = torch.multinomial(weights.flatten(0, 1), 4, replacement=True, generator=random)      # (3000 * 75, 4)
+    answers = [answer(" x", str(i // 4)) for i in range(300)]
+    held = 0
+    for points in (1 - verdicts / 2).view(3000, 300).tolist():
+        row = rate(answers, points)
+        low, high = row["ci95"]
+        assert 0 <= low <= row["rate"] <= high <= 1 and high - low > 0.01
+        held += low <= true <= high
+    assert held / 3000 >= 0.93
 
 # ----------------------------------------------------------------------------- by length
 
