@@ -41,7 +41,7 @@ PRESETS = Path(__file__).parent / "presets.json"    # stage -> model -> flags; d
 
 def launch(main, Config, stage):
     """Run `main` with the Config of the command line. After a wrong flag the exit code is 2."""
-    with plain_endings():
+    with plain_endings("; --resume goes on from the last save" * hasattr(Config, "resume")):
         cfg = tyro.cli(Config)
         take_preset(cfg, read_json(PRESETS)[stage])
         main(cfg)

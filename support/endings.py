@@ -8,7 +8,6 @@ from pathlib import Path
 
 from support import UserError, printable, reason
 
-AT_ONCE = "stopped at once; a training script goes on from its last save with --resume"
 OUT_OF_MEMORY = "out of memory|not enough memory|can't allocate memory|ALLOC_FAILED"
 
 
@@ -17,11 +16,11 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def plain_endings():
+def plain_endings(goes_on=""):
     """Exit code 1 after a mistake of the user or a failure of the machine, 130 after Ctrl-C, 143
-    after SIGTERM. An error of this code keeps its traceback."""
+    after SIGTERM; `goes_on` says how to go on then. An error of this code keeps its traceback."""
     def stop_at_once(number, frame):
-        raise Stopped(number, AT_ONCE)
+        raise Stopped(number, f"stopped at once{goes_on}")
 
     handler = signal.signal(signal.SIGTERM, stop_at_once)
     for name in ("stdin", "stdout", "stderr"):      # None if whoever started the program closed it
@@ -40,7 +39,7 @@ def plain_endings():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:                # a full disk, a folder that must not be written
-        file = error.filename or "a file"
+        file = error.filename or "standard output or a file"
         give_up(f"{file}: {reason(error)}; whatever was saved before is whole")
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error))):
@@ -48,7 +47,7 @@ def plain_endings():
         give_up(f"out of memory ({reason(error)}): lower --micro_batch_size, which changes no "
                 "gradient, or --batch_size")
     except KeyboardInterrupt as stop:       # Ctrl-C, or Stopped
-        number, said = stop.args or (signal.SIGINT, AT_ONCE)
+        number, said = stop.args or (signal.SIGINT, f"stopped at once{goes_on}")
         print(f"\n{Path(sys.argv[0]).name}: {said}", file=sys.stderr)
         sys.exit(128 + number)
     finally:

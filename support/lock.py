@@ -29,10 +29,10 @@ def hold(folder):
 
 def set_aside(folder):
     """Keep what an earlier run left in a stage's folder, and its curves, under another name."""
-    finished = (folder / "config.json").exists()
-    if not finished and not (folder / "resume.pt").exists():
+    if not folder.exists() or not any(folder.iterdir()):
         return
-    kept = f"{folder.name}.{'old' if finished else 'unfinished'}"
+    finished, saved = ((folder / name).exists() for name in ("config.json", "resume.pt"))
+    kept = f"{folder.name}.{'old' if finished else 'unfinished' if saved else 'unsaved'}"
     for parent in (folder.parent / "logs", folder.parent):
         if (parent / folder.name).exists():
             if (parent / kept).is_symlink():

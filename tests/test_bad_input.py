@@ -405,6 +405,15 @@ def test_every_number_has_its_limits(world, monkeypatch, capsys, script):
             assert code == 1 and said.startswith(f"{name_of(script)}.py: --{field.name} ") and "must be" in said
 
 
+@pytest.mark.parametrize("script, goes_on", [(sft, True), (reward, True), (ppo, True), (evaluate, False), (label, False)])
+def test_ctrl_c_names_resume_where_there_is_one(world, monkeypatch, capsys, script, goes_on):
+    def stop(name):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(data, "load", stop)
+    code, said = ended(monkeypatch, capsys, script, "")
+    assert code == 130 and "stopped at once" in said and ("--resume" in said) is goes_on
+
+
 def test_an_error_of_the_code_keeps_its_traceback(world, monkeypatch):
     def fails(*args):
         raise RuntimeError("shapes do not match")

@@ -100,6 +100,12 @@ def test_nothing_that_is_printed_moves_the_terminal(text):
     assert said.rstrip("\n").isprintable() and said.startswith("before ") and "\\" in said and said.endswith(" after\n")
 
 
+def test_a_full_output_is_named():
+    command = f"{sys.executable} -c \"from support.endings import plain_endings\nwith plain_endings(): print('x')\" > /dev/full"
+    done = subprocess.run(command, shell=True, cwd=stress.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "standard output or a file: No space left on device" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_reader_that_leaves_is_no_traceback(run):
     command = f"{sys.executable} chat.py {run / 'sft'} | head -c 1"
     done = subprocess.run(command, shell=True, cwd=stress.ROOT, input=b"Hello?\n" * 5 + b"\n", capture_output=True)

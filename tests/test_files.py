@@ -111,6 +111,18 @@ def test_a_stage_that_is_a_link_is_set_aside_and_nothing_elsewhere_changes(tmp_p
     assert (tmp_path / "sft.old").is_symlink() and (tmp_path / "elsewhere" / "config.json").exists()
 
 
+def test_snapshots_without_a_save_are_set_aside_and_take_no_saves_place(tmp_path):
+    for left, kept in (("resume.pt", "unfinished"), ("snapshots/2/actor/config.json", "unsaved"), ("config.json", "old")):
+        write_whole(tmp_path / "ppo" / left, kept)
+        write_whole(tmp_path / "logs" / "ppo" / "events", kept)
+        set_aside(tmp_path / "ppo")
+    for left, kept in (("resume.pt", "unfinished"), ("snapshots/2/actor/config.json", "unsaved"), ("config.json", "old")):
+        assert (tmp_path / f"ppo.{kept}" / left).read_text() == (tmp_path / "logs" / f"ppo.{kept}" / "events").read_text() == kept
+    (tmp_path / "ppo").mkdir()
+    set_aside(tmp_path / "ppo")                     # nothing is in it
+    assert (tmp_path / "ppo").exists()
+
+
 def test_a_link_to_nothing_is_said_before_the_work(tmp_path):
     for name in ("sft", "logs", "run"):
         run = tmp_path / f"{name}_run"
