@@ -45,8 +45,8 @@ class Speaker:
         prompt, remarks = self.context()
         ids = torch.tensor([prompt], device=self.model.transformer.wte.weight.device)  # (1, P)
         text, shown = "", 0
-        for token, _, _ in self.model.stream(ids, torch.ones_like(ids), self.room, temperature):
-            ids = torch.cat([ids, token], dim=1)                        # (1, P+R)
+        for _, token, _ in self.model.stream(ids, torch.ones_like(ids), self.room, temperature):
+            ids = torch.cat([ids, token[None]], dim=1)                  # (1, P+R)
             text = self.tokenizer.decode(ids[0, len(prompt):].tolist())
             if HUMAN in text:           # the model goes on with what the human might ask next
                 break

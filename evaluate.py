@@ -47,7 +47,7 @@ class Config(Flags):            # with --data, --run, --preset, --seed, --device
     best_of: int = 8            # the n of best_of_n
     max_new_tokens: int = 32    # a response that has not ended by then is cut off
     temperature: float = 0.7    # of sampling: lower than in training, as in use; one for all models
-    missing_eos_score: float = -1.0     # proxy of an unfinished response, as in ppo.py
+    missing_eos_score: float | None = None  # proxy of an unfinished response, as in ppo.py
     batch_size: int = 256       # responses at a time
     json: str = ""              # write the numbers into this file, too
 
@@ -58,7 +58,7 @@ class Response:
     """One response to one prompt."""
     prompt: str
     text: str
-    proxy: float        # the reward model's score, or missing_eos_score
+    proxy: float        # the reward model's score; if unfinished, a low one
     ended: bool         # with <|endoftext|>
     length: int         # tokens, <|endoftext|> included
     kl: float           # log π(response) - log π_sft(response), nats
@@ -71,6 +71,9 @@ def respond_all(model, sft, reward_model, prompts, tokenizer, judge, cfg, device
     """One sampled Response to each prompt (str), in order."""
     responses = []
     block_size = min(one.config.block_size for one in (model, sft, reward_model))
+    lowest = cfg.missing_eos_score
+    if lowest is None:
+        lowest = reward_model.config.reward_min
     encoded = encode_prompts(prompts, tokenizer, block_size, cfg.max_new_tokens)
     for i in range(0, len(prompts), cfg.batch_size):
         batch = encoded[i:i + cfg.batch_size]
@@ -84,7 +87,7 @@ def respond_all(model, sft, reward_model, prompts, tokenizer, judge, cfg, device
         kl = ((logprobs - sft_logprobs) * response_mask).sum(1)                     # (B)
         ended = ((tokens == tokenizer.eos) & response_mask).any(1)                  # (B)
         scores = reward_model.reward(ids, mask)                                     # (B)
-        proxy = torch.where(ended, scores, cfg.missing_eos_score)                   # (B)
+        proxy = torch.where(ended, scores, lowest)                                  # (B)
         for j, prompt in enumerate(prompts[i:i + cfg.batch_size]):
             said = tokens[j][response_mask[j]].tolist()
             responses.append(Response(prompt, tokenizer.decode(said), proxy[j].item(),

@@ -52,6 +52,10 @@ class KVCache:
         self.stored[:, :, :, start:self.length] = new
         return self.stored[:, :, :, :self.length]
 
+    def keep(self, rows):
+        """Forget all rows of the batch but those where `rows` (B) is True."""
+        self.stored = self.stored[:, rows]
+
 
 class Attention(nn.Module):
     """Each token collects values from the tokens it may see, weighted by how well its query
@@ -174,48 +178,74 @@ class GPT(nn.Module):
         return self.head(self.transformer(ids, mask))
 
     @torch.no_grad()
-    def stream(self, ids, mask, max_new_tokens, temperature=1.0):
+    def stream(self, ids, mask, max_new_tokens, temperature=1.0, draws=None):
         """Continue left-padded prompts (B, P), token by token, until each row has ended with
         <|endoftext|>, or for max_new_tokens.
 
-        Yields tokens, mask, logprobs, each (B, 1). The mask is True up to and including a row's
-        <|endoftext|>. logprobs (nats) are those of the distribution that is sampled from:
-        softmax(logits / temperature), without top-k or top-p. Temperature 0 takes the likeliest
-        token. Raises UserError if the model has too few positions.
+        Yields rows, tokens, logprobs, each (A): the numbers of the A rows that had not ended yet,
+        their next tokens, and log π of these (nats): that of the distribution which is sampled
+        from, softmax(logits / temperature), without top-k or top-p. Temperature 0 takes the
+        likeliest token. `draws` (max_new_tokens, B) are uniform random numbers in [0, 1), by
+        default new ones. Raises UserError if the model has too few positions.
         """
         P = ids.shape[1]
         if P + max_new_tokens > self.config.block_size:
             raise UserError(f"a prompt of {P} tokens and {max_new_tokens} new ones do not fit into "
                             f"the {self.config.block_size} positions of this model")
+        if draws is None:
+            draws = torch.rand(max_new_tokens, len(ids), device=ids.device)
         cache = [KVCache(P + max_new_tokens) for _ in self.transformer.h]
-        seen, new = mask.bool(), ids                                # (B, S), (B, T)
-        alive = torch.ones_like(seen[:, :1])                        # (B, 1) no <|endoftext|> yet
-        for _ in range(max_new_tokens):
-            states = self.transformer(new, seen, cache)             # (B, T, C), T = P and then 1
-            logits = self.head(states[:, -1]).float()               # (B, V)
-            probs = F.softmax(logits / (temperature or 1.0), dim=-1)  # (B, V)
-            ends = probs.cumsum(-1)                                 # (B, V)
+        rows = torch.arange(len(ids), device=ids.device)            # (A), at first all B
+        seen, new = mask.bool(), ids                                # (A, S), (A, T)
+        for t in range(max_new_tokens):
+            states = self.transformer(new, seen, cache)             # (A, T, C), T = P and then 1
+            logits = self.head(states[:, -1]).float()               # (A, V)
+            probs = F.softmax(logits / (temperature or 1.0), dim=-1)  # (A, V)
+            ends = probs.cumsum(-1)                                 # (A, V)
             if not ends[:, -1].isfinite().all():
                 raise UserError("the model gives tokens probabilities that are not finite: its "
                                 "training has failed, or the temperature is too close to 0")
-            if temperature:     # the token in whose share of [0, total) a random number falls
-                point = ends[:, -1:] * torch.rand_like(ends[:, :1])  # (B, 1)
-                new = torch.searchsorted(ends, point, right=True)   # (B, 1)
+            if temperature:     # the token in whose share of (0, total] a random number falls
+                point = ends[:, -1:] * (1 - draws[t, rows, None])   # (A, 1)
+                new = torch.searchsorted(ends, point)               # (A, 1)
             else:
-                new = logits.argmax(-1, keepdim=True)               # (B, 1)
-            yield new, alive, probs.gather(1, new).log()
-            seen = torch.cat([seen, alive], dim=1)                  # (B, S) pads follow the end
-            alive = alive & (new != self.config.eos_token_id)       # (B, 1)
-            if not alive.any():
-                return
+                new = logits.argmax(-1, keepdim=True)               # (A, 1)
+            yield rows, new[:, 0], probs.gather(1, new)[:, 0].log()
 
-    def generate(self, ids, mask, max_new_tokens, temperature=1.0):
-        """All that `stream` yields: tokens, mask, logprobs, each (B, R)."""
+            goes_on = new[:, 0] != self.config.eos_token_id         # (A)
+            if not goes_on.any():
+                return
+            if not goes_on.all():           # what has ended costs nothing any more
+                rows, seen, new = rows[goes_on], seen[goes_on], new[goes_on]
+                for layer in cache:
+                    layer.keep(goes_on)
+            seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)   # (A, S)
+
+    @torch.no_grad()
+    def generate(self, ids, mask, max_new_tokens, temperature=1.0, rows_at_once=0, generator=None):
+        """Responses to left-padded prompts (B, P): tokens, mask, logprobs, each (B, R). The mask is
+        True up to and including a row's <|endoftext|>; beyond it all three are 0.
+
+        At most `rows_at_once` rows are generated at a time (0: all), prompts of like length
+        together. Each row has random numbers of its own, so the parts change no response.
+        """
+        B, device = len(ids), ids.device
+        draws = torch.rand(max_new_tokens, B, device=device, generator=generator)
+        tokens = ids.new_zeros(B, max_new_tokens)                   # (B, max_new_tokens)
+        response_mask = torch.zeros_like(tokens, dtype=torch.bool)
+        logprobs = torch.zeros_like(draws.T)
         # bf16 copies of the weights live as long as the outermost autocast: one copy serves all
         # tokens.
-        with torch.autocast(ids.device.type, enabled=False):
-            steps = list(self.stream(ids, mask, max_new_tokens, temperature))
-        return tuple(torch.cat(column, dim=1) for column in zip(*steps))
+        with torch.autocast(device.type, enabled=False):
+            for part in mask.sum(1).argsort(stable=True).split(rows_at_once or B):
+                first = mask[part].any(0).int().argmax()            # where its longest prompt starts
+                steps = self.stream(ids[part, first:], mask[part, first:], max_new_tokens,
+                                    temperature, draws[:, part])
+                for t, (rows, new, logp) in enumerate(steps):
+                    rows = part[rows]                               # (A)
+                    tokens[rows, t], logprobs[rows, t], response_mask[rows, t] = new, logp, True
+        R = response_mask.any(0).sum()                              # tokens of the longest
+        return tokens[:, :R], response_mask[:, :R], logprobs[:, :R]
 
     def place(self, device, bf16=False, frozen=False):
         """Move the model to `device`, to compute in bfloat16 or float32; a frozen one gets no
@@ -260,6 +290,7 @@ class GPT(nn.Module):
 class ScalarConfig(GPTConfig):
     reward_mean: float = 0.0        # of the raw scores on SFT samples: see reward.py
     reward_std: float = 1.0
+    reward_min: float = -3.0        # the lowest score of an SFT sample, in deviations
     eos_is_pad: bool = False        # a reward model from elsewhere may never have read the end
 
 
@@ -284,8 +315,8 @@ class ScalarGPT(GPT):
         seen the whole text.
 
         It means something for texts that end with <|endoftext|>, since the reward model has
-        learned from no other. Wherever responses are scored, an unfinished one gets a fixed score
-        (--missing_eos_score) or is left out.
+        learned from no other. Wherever responses are scored, an unfinished one gets a fixed low
+        score (reward_min or --missing_eos_score) or is left out.
         """
         positions = torch.arange(ids.shape[1], device=ids.device)   # (T)
         if self.config.eos_is_pad:      # transformers took the end for padding, and read before it

@@ -51,6 +51,7 @@ class Config(TrainingFlags):    # with the flags of every training script
     epochs: int = 2             # passes over a rollout
     minibatches: int = 4        # optimiser steps a pass
     max_new_tokens: int = 32    # then a response is cut off
+    max_prompt_tokens: int = 0  # then a prompt is cut off on the left; 0: what the model can read
     temperature: float = 1.0    # of sampling, and so of every log-probability
     lr: float = 2.5e-4          # of the actor; faster, it settles too early
     critic_lr: float = 2e-3     # of the critic; higher, because its errors look like advantages
@@ -61,7 +62,8 @@ class Config(TrainingFlags):    # with the flags of every training script
     lam: float = 0.95           # λ of GAE: 1 trusts the rewards, 0 the critic
     clip: float = 0.2           # ε, of the probability ratio
     value_clip: float = 0.2     # of a value's change in an update
-    missing_eos_score: float = -1.0     # of an unfinished response, in deviations
+    missing_eos_score: float | None = None  # of an unfinished response, in deviations; default the
+                                            # lowest score of the SFT samples of reward.py
     sample_every: int = 10      # updates between two looks at test prompts
     snapshot_every: int = 10    # updates between copies of actor and critic for page.py; 0: none
 
@@ -182,7 +184,7 @@ class Experience:
     logprobs: torch.Tensor        # (B, R) log π_old of the actions, nats
     ref_logprobs: torch.Tensor    # (B, R) log π_ref of the actions, nats
     values: torch.Tensor          # (B, R) V(state before the action)
-    scores: torch.Tensor          # (B) the reward model's, or missing_eos_score
+    scores: torch.Tensor          # (B) the reward model's; if unfinished, a low one
     exact_kl: torch.Tensor        # (B, R) KL(π_old ‖ π_ref) of the next token, nats
     rewards: torch.Tensor         # (B, R) -β KL, the score at the last action
     advantages: torch.Tensor      # (B, R) whitened over the whole rollout
@@ -217,9 +219,11 @@ class Experience:
 @torch.no_grad()
 def make_experience(actor, critic, reference, reward_model, prompts, prompt_mask, kl_coef, cfg):
     """Respond to left-padded prompts (B, P), and compute what the update needs."""
-    # 1  Sample from the whole distribution: with top-k it would not be π that acts.
+    # 1  Sample from the whole distribution: with top-k it would not be π that acts. A row needs an
+    #    eighth of the memory that it needs in a step (checks.py), so eight times as many at once.
     tokens, response_mask, logprobs = actor.generate(
-        prompts, prompt_mask, cfg.max_new_tokens, cfg.temperature)      # 3 x (B, R)
+        prompts, prompt_mask, cfg.max_new_tokens, cfg.temperature,
+        rows_at_once=8 * cfg.micro_batch_size)                          # 3 x (B, R)
     ids = torch.cat([prompts, tokens], dim=1)                           # (B, P+R)
     mask = torch.cat([prompt_mask, response_mask], dim=1)               # (B, P+R)
     P, R = prompts.shape[1], tokens.shape[1]
@@ -246,9 +250,12 @@ def make_experience(actor, critic, reference, reward_model, prompts, prompt_mask
     exact_kl = exact_kl * response_mask                                 # (B, R)
 
     # 3  Each token pays for its KL; the score comes with the last one. An unfinished response gets
-    #    a fixed low score instead, so the actor learns to stop.
+    #    the lowest score that a finished one of the SFT model got, so the actor learns to stop.
     is_eos = (ids[:, P:] == actor.config.eos_token_id) & response_mask  # (B, R)
-    scores = torch.where(is_eos.any(1), scores, cfg.missing_eos_score)  # (B)
+    lowest = cfg.missing_eos_score
+    if lowest is None:
+        lowest = reward_model.config.reward_min
+    scores = torch.where(is_eos.any(1), scores, lowest)                 # (B)
     rewards = -kl_coef * kl_penalty(logprobs, ref_logprobs)             # (B, R)
     rows, last = torch.arange(len(ids), device=ids.device), response_mask.sum(1) - 1    # 2 x (B)
     rewards[rows, last] += scores
@@ -370,8 +377,11 @@ def train(actor, critic, reference, reward_model, actor_optimizer, critic_optimi
 
 
 def respond(model, prompts, mask, tokenizer, cfg):
-    """One sampled response to each left-padded prompt (B, P), as text."""
-    tokens, response_mask, _ = model.generate(prompts, mask, cfg.max_new_tokens, cfg.temperature)
+    """One sampled response to each left-padded prompt (B, P), as text. Its random numbers are its
+    own and the same each time: looking changes no run."""
+    own = torch.Generator(prompts.device).manual_seed(cfg.seed)
+    tokens, response_mask, _ = model.generate(
+        prompts, mask, cfg.max_new_tokens, cfg.temperature, generator=own)
     return tokenizer.texts(tokens, response_mask)
 
 
@@ -389,8 +399,9 @@ def main(cfg):
     # On "meta" the models have shapes and no weights: enough to see whether the run fits.
     shapes = four_models(sft, rm, cfg.train, "meta", bf16)
     block_size = min(model.config.block_size for model in shapes)
-    prompts, shown = (encode_prompts(some, tokenizer, block_size, cfg.max_new_tokens) for some in (
-        train_set.need("prompts", cfg.data), test_set.prompts or train_set.prompts))
+    prompts, shown = (encode_prompts(
+        some, tokenizer, block_size, cfg.max_new_tokens, cfg.max_prompt_tokens) for some in (
+            train_set.need("prompts", cfg.data), test_set.prompts or train_set.prompts))
     check_memory(shapes, (sft, rm, sft, rm), max(map(len, prompts)), cfg, device)
 
     models = four_models(sft, rm, cfg.train, device, bf16)

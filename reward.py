@@ -42,8 +42,10 @@ class Config(TrainingFlags):    # with the flags of every training script
     steps: int = 1200           # optimiser steps; here one pass over the rankings, as is usual
     batch_size: int = 16        # rankings a step; one of K completions is K(K-1)/2 comparisons
     lr: float = 1.5e-3          # peak learning rate; at 2e-3 some seeds end several points lower
-    max_new_tokens: int = 32    # of the SFT model's completions that scores are normalised on
-    normalise_samples: int = 512    # how many such completions
+    normalise_samples: int = 512    # completions of the SFT model that scores are normalised on
+    max_new_tokens: int = 32    # of such a completion
+    max_prompt_tokens: int = 0  # then a prompt is cut off on the left; 0: what the model can read
+    temperature: float = 1.0    # of sampling them: PPO's, or its scores would not begin at 0
 
 # ---------- the loss
 
@@ -112,13 +114,14 @@ LEAST_STD = 0.05        # of raw scores: pairs that are trained on are soon apar
 @torch.no_grad()
 def fit_normalisation(model, sft, prompts, cfg, device):
     """Set the model's reward_mean and reward_std so that the SFT model's completions of `prompts`
-    (lists of ids) score 0 on average, with standard deviation 1. Returns the two. Raises UserError
-    if fewer than two end."""
+    (lists of ids) score 0 on average, with standard deviation 1, and its reward_min to the lowest
+    of these scores. Returns mean and deviation. Raises UserError if fewer than two end."""
     model.config.reward_mean, model.config.reward_std = 0.0, 1.0        # raw scores
     scores, own = [], own_rows(prompts)
     for i in range(0, len(own), cfg.batch_size):
         ids, mask = pad(own[i:i + cfg.batch_size], left=True, device=device)    # (B, P)
-        tokens, response_mask, _ = sft.generate(ids, mask, cfg.max_new_tokens)  # (B, R)
+        tokens, response_mask, _ = sft.generate(
+            ids, mask, cfg.max_new_tokens, cfg.temperature)                     # (B, R)
         ids = torch.cat([ids, tokens], dim=1)                                   # (B, P+R)
         mask = torch.cat([mask, response_mask], dim=1)                          # (B, P+R)
         ended = ((tokens == sft.config.eos_token_id) & response_mask).any(1)    # (B)
@@ -138,6 +141,7 @@ def fit_normalisation(model, sft, prompts, cfg, device):
               "the scores would be noise, so they are only shifted to mean 0")
         std = 1.0
     model.config.reward_mean, model.config.reward_std = mean, std
+    model.config.reward_min = (scores.min().item() - mean) / std
     return mean, std
 
 # ---------- the loop
@@ -182,7 +186,8 @@ def main(cfg):
     print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
     block_size = min(model.config.block_size, sft.config.block_size)
     examples = encode_comparisons(train_set.need("comparisons", cfg.data), tokenizer, block_size)
-    prompts = encode_prompts(train_set.prompts, tokenizer, block_size, cfg.max_new_tokens)
+    prompts = encode_prompts(train_set.prompts, tokenizer, block_size,
+                             cfg.max_new_tokens, cfg.max_prompt_tokens)
     held_out, noisy = (encode_comparisons(rankings[:5000], tokenizer, block_size, held_out=True)
                        for rankings in (test_set.comparisons, test_set.noisy))
 
@@ -199,7 +204,7 @@ def main(cfg):
     samples = batch_at(prompts, cfg.normalise_samples, 0, cfg.seed)
     mean, std = fit_normalisation(model, sft, samples, cfg, device)
     print(f"scores of SFT completions: mean {mean:.2f}, standard deviation {std:.2f}, from here on "
-          "0 and 1")
+          f"0 and 1; the lowest is then {model.config.reward_min:.2f}")
     finish(model, tokenizer, run / "reward", cfg, came_from=["sft"])
 
 

@@ -63,12 +63,15 @@ class HeldOutRewardModel(Judge):
 
     @torch.no_grad()
     def score(self, responses):
-        """Unfinished ones get --missing_eos_score, as they do from the run's own reward model."""
+        """Unfinished ones get a low score, as they do from the run's own reward model."""
         rows, size = [self.encode(response) for response in responses], self.cfg.batch_size
         scores = []
         for i in range(0, len(rows), size):
             scores += self.model.reward(*pad(rows[i:i + size], device=self.device)).tolist()
-        return [score if response.ended else self.cfg.missing_eos_score
+        lowest = self.cfg.missing_eos_score
+        if lowest is None:
+            lowest = self.model.config.reward_min
+        return [score if response.ended else lowest
                 for response, score in zip(responses, scores)]
 
     def encode(self, response):

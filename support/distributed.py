@@ -92,6 +92,6 @@ def sum_gradients(model):
     """Add up the gradients of all processes, in one message."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if world_size() > 1:
-        summed = total(torch.cat([gradient.flatten() for gradient in gradients]))
+        summed = in_place(dist.all_reduce, torch.cat([g.flatten() for g in gradients]))
         for gradient, part in zip(gradients, summed.split([g.numel() for g in gradients])):
             gradient.copy_(part.view_as(gradient))

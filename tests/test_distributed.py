@@ -74,7 +74,7 @@ def main(folder):
 
     plain = GPT.generate
 
-    def generate(self, ids, mask, max_new_tokens, temperature=1.0):
+    def generate(self, ids, mask, max_new_tokens, temperature=1.0, **_):
         """Each row's response depends on its prompt alone, whichever process has it."""
         rows = []
         for row, keep in zip(ids, mask):

@@ -106,6 +106,40 @@ def test_a_generation_may_fill_the_model_and_not_a_token_more():
         no_end.generate(PROMPTS, PROMPT_MASK, BLOCK - 3)
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 2, 5, 12])
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_parts_change_no_response(rows_at_once, temperature):
+    def responses(**parts):
+        return model().generate(PROMPTS, PROMPT_MASK, 12, temperature, generator=torch.Generator().manual_seed(3), **parts)
+    whole, parts = responses(), responses(rows_at_once=rows_at_once)
+    assert torch.equal(whole[0], parts[0]) and torch.equal(whole[1], parts[1])
+    close(whole[2], parts[2], 1e-5)
+    assert not whole[0][~whole[1]].any() and not whole[2][~whole[1]].any()      # beyond the end
+
+
+def test_nothing_is_computed_for_pads_or_for_rows_that_have_ended():
+    gpt, seen = model(), []
+    plain = gpt.transformer.forward
+    gpt.transformer.forward = lambda ids, mask, cache: seen.append((ids, mask)) or plain(ids, mask, cache)
+    _, mask, _ = gpt.generate(PROMPTS, PROMPT_MASK, 12, rows_at_once=4)
+    prompts = [ids.shape for ids, _ in seen if ids.shape[1] > 1 or ids.shape[0] == 4]
+    assert prompts[0] == (4, 1) and (4, 2) in prompts and (4, 4) in prompts     # like with like: 1, 2 and 4 tokens
+    assert sum(len(ids) for ids, _ in seen) == mask.sum()                       # one row for each token that is drawn
+    assert all(len(ids) <= 4 for ids, _ in seen)
+
+
+def test_a_draw_at_either_end_of_its_range_takes_no_impossible_token():
+    """Uniform numbers are exactly 0 now and then, and the first tokens may have no probability."""
+    gpt, ids = model(), torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        gpt.transformer.ln_f.bias.copy_(60 * gpt.transformer.wte.weight[4])     # 0 for most tokens, in float32
+    possible = gpt(ids)[0, -1].softmax(-1) > 0
+    assert 0 < possible.sum() < EOS and not possible[0]
+    for draw in (0.0, 1 - 2 ** -24):
+        _, token, _ = next(gpt.stream(ids, ids > 0, 1, draws=torch.full((1, 1), draw)))
+        assert possible[token]
+
+
 def test_generation_leaves_no_graph_behind():
     assert not model().generate(PROMPTS, PROMPT_MASK, 2)[2].requires_grad
 

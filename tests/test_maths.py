@@ -191,7 +191,7 @@ class Scripted:
         self.config = SimpleNamespace(eos_token_id=0)
         self.tokens, self.logprobs, self.vocab = torch.tensor(tokens), torch.tensor(logprobs), vocab
 
-    def generate(self, ids, mask, max_new_tokens, temperature):
+    def generate(self, ids, mask, max_new_tokens, temperature, rows_at_once):
         before = (self.tokens == 0).cumsum(1) - (self.tokens == 0).long()
         return self.tokens, before == 0, self.logprobs
 
@@ -206,14 +206,15 @@ class Scripted:
         return states
 
 
-def scripted_experience(**changes):
+def scripted_experience(reward_min=None, **changes):
     """Five tokens, <|endoftext|> is 0. Row 0 ends with its third token; row 1 never does, though its prompt has one."""
     tokens = [[5, 6, 0, 7, 8], [5, 6, 7, 8, 9]]
     actor = Scripted(tokens, [[-1, -2, -.5, -1, -1], [-1.] * 5])
     reference = Scripted(tokens, [[-1.5, -1.8, -.9, -3, -1], [-1.2, -.9, -1, -1.5, -.5]])
     # The prompt has 2 tokens: V of the states that the actions are chosen in stands at 1, 2, 3, 4, 5.
     critic = lambda ids, mask: torch.tensor([[9, .1, .2, .3, .4, .5, 9]] * 2)
-    reward_model = SimpleNamespace(reward=lambda ids, mask: torch.tensor([1.3, .7]))
+    reward_model = SimpleNamespace(reward=lambda ids, mask: torch.tensor([1.3, .7]),
+                                   config=SimpleNamespace(reward_min=reward_min))
     prompts = torch.tensor([[3, 4], [3, 0]])
     return make_experience(actor, critic, reference, reward_model, prompts, torch.ones(2, 2).bool(), 0.05,
                            ppo_config(max_new_tokens=5, **changes))
@@ -224,6 +225,11 @@ def test_each_token_pays_for_its_kl_and_the_last_one_gets_the_score():
     experience = scripted_experience()
     close(experience.scores, [1.3, -1])
     close(experience.rewards, [[-.025, .01, 1.28, 0, 0], [-.01, .005, 0, -.025, -.975]])
+
+
+def test_an_unfinished_response_gets_the_lowest_score_of_the_sft_samples_unless_a_flag_says_another():
+    close(scripted_experience(reward_min=-2.5, missing_eos_score=None).scores, [1.3, -2.5])
+    close(scripted_experience(reward_min=-2.5, missing_eos_score=0.0).scores, [1.3, 0])
 
 
 def test_the_worked_rollout_has_the_worked_returns():

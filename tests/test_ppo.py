@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import ppo
 import reward
@@ -365,7 +366,7 @@ def test_every_rollout_answers_other_prompts_until_all_are_answered(run_stage, t
 def test_the_defaults_are_the_usual_ones():
     cfg = ppo.Config()
     assert (cfg.kl_coef, cfg.gamma, cfg.lam, cfg.clip, cfg.value_clip) == (0.05, 1.0, 0.95, 0.2, 0.2)
-    assert (cfg.missing_eos_score, cfg.kl_target) == (-1.0, 0.0)
+    assert (cfg.missing_eos_score, cfg.kl_target) == (None, 0.0)
     assert cfg.epochs * cfg.minibatches > 1                     # with one step a rollout the clip would be inert
 
 
@@ -416,12 +417,29 @@ def test_the_same_test_prompts_are_shown_before_and_after(run_stage, trained, qu
     assert before[0] == before[1] and before[0]
 
 
+def test_looking_changes_no_run(run_stage, trained):
+    ends = []
+    for looks in (1, 100):
+        run_stage(ppo, steps=4, sample_every=looks)
+        ends.append(load_file(trained / "ppo" / "model.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(ends[0].values(), ends[1].values(), strict=True))
+
+
+def test_a_rollout_is_generated_in_parts_of_eight_times_a_micro_batch(run_stage, trained, monkeypatch):
+    sizes, plain = [], GPT.stream
+    monkeypatch.setattr(GPT, "stream", lambda self, ids, *given: sizes.append(len(ids)) or plain(self, ids, *given))
+    run_stage(ppo, steps=1, batch_size=20, micro_batch_size=1)
+    assert sorted(sizes) == [4, 4, 8, 8]                        # four test prompts and the rollout
+
+
 def test_long_prompts_lose_their_beginning_so_that_the_answer_fits(run_stage, trained, seen):
     full = ppo.Tokenizer.load(trained / "sft")
     run_stage(ppo, steps=1, max_new_tokens=61)                  # 64 positions: 3 tokens of prompt
     for ids, mask in zip(seen[0]["prompts"], seen[0]["mask"]):
         assert full.decode(ids[mask].tolist()).endswith("?\n\nAssistant:")
         assert mask.sum() == 3
+    run_stage(ppo, steps=1, max_prompt_tokens=4)
+    assert (seen[1]["mask"].sum(1) == 4).all()
 
 
 def test_a_rollout_larger_than_the_prompts_responds_to_some_of_them_twice(run_stage, trained, seen):

@@ -85,6 +85,15 @@ def test_scores_of_fresh_finished_sft_answers_have_mean_zero_and_deviation_one()
     scores = torch.tensor(scores)
     assert 600 < len(scores) < 2400                             # the others have no end
     assert abs(scores.mean().item()) < 0.15 and abs(scores.std().item() - 1) < 0.1     # 600 or more: ± 0.04
+    assert (scores < rm.config.reward_min).float().mean() < 0.01 and scores.min() < 0.5 * rm.config.reward_min
+
+
+def test_scores_are_normalised_at_the_temperature_of_ppo(monkeypatch):
+    given, generate = [], GPT.generate
+    monkeypatch.setattr(GPT, "generate", lambda self, ids, mask, new, temperature=1.0: given.append(temperature) or generate(
+        self, ids, mask, new, temperature))
+    fit_normalisation(critic(), model(), [[1, 2], [3]] * 20, reward.Config(max_new_tokens=8, temperature=0.7), None)
+    assert set(given) == {0.7}
 
 
 def test_normalisation_changes_no_gradient_of_the_weights_by_itself():

@@ -8,10 +8,11 @@ from support import UserError
 from support.distributed import own_rows
 
 
-def encode_prompts(prompts, tokenizer, block_size, max_new_tokens):
+def encode_prompts(prompts, tokenizer, block_size, max_new_tokens, max_prompt_tokens=0):
     """Ids of prompts (str), cut from the left so that `max_new_tokens` more fit into block_size
-    positions. Raises UserError if there is no room for a prompt."""
-    room = block_size - max_new_tokens
+    positions, and to max_prompt_tokens if that is given. Raises UserError if there is no room for
+    a prompt."""
+    room = min(block_size - max_new_tokens, max_prompt_tokens or block_size)
     if room < 1:
         raise UserError(f"--max_new_tokens {max_new_tokens} leaves no room for a prompt in the "
                         f"model's {block_size} positions")
