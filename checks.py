@@ -20,6 +20,7 @@ import torch
 
 from support import UserError
 from support.checkpoint import read_config
+from support.distributed import world_size
 from support.trainable import parameter_count
 
 LEAST_KL = 0.01         # nats a response: less is rounding, and no bug of sampling is so small
@@ -104,30 +105,37 @@ def check_memory(models, folders, longest_prompt, cfg, device):
     memory. Raises UserError if that exceeds what the GPU has free. `models` have shapes alone.
 
     A model needs its weights, and for those that move a gradient and AdamW's two moments, each as
-    large again. A rollout needs the keys and values of all rows. A step on a micro-batch needs its
-    logits, their softmax and the gradients of both, and some 17 numbers a layer, token and channel
-    (arXiv:2205.05198, eq. 2).
+    large again; several processes copy the gradients of one model to add them up. On top comes the
+    most that one of three moments needs, per row: generation 2 numbers a token, channel and layer
+    (keys and values) and 12 of the layer at work; scoring the logits of two models in 7 forms; a
+    step 20 numbers a token, channel and layer (as in arXiv:2205.05198, section 4.1) and the logits
+    in 5 forms. All but the 2 were measured: python tests/memory.py.
     """
     print(f"{'role':14}{'starts from':32}{'weights':>14}{'that move':>14}{'memory':>12}")
-    needed = 0
+    needed = copies = 0
     for role, model, folder in zip(ROLES, models, folders):
         moving, weights = parameter_count(model)
         size = sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1)
                    for p in model.parameters())
         print(f"{role:14}{str(folder):32}{weights:14,}{moving:14,}{size / MIB:8,.0f} MiB")
         needed += size
+        copies = max(copies, 4 * moving if world_size() > 1 else 0)
     shape, each = models[0].config, 2 if models[0].transformer.bf16 else 4
-    states = (longest_prompt + cfg.max_new_tokens) * shape.n_layer * shape.n_embd * each
-    rollout = cfg.batch_size * 2 * states
-    rows = cfg.micro_batch_size or cfg.batch_size
-    step = rows * (cfg.max_new_tokens * shape.vocab_size * 4 * 4 + 17 * states)
-    print(f"{'rollout, step':74}{max(rollout, step) / MIB:8,.0f} MiB, an estimate")
-    needed += max(rollout, step)
+    own = cfg.batch_size // world_size()
+    rows = min(cfg.micro_batch_size or own, own)
+    states = (longest_prompt + cfg.max_new_tokens) * shape.n_embd * each    # of one layer
+    logits = cfg.max_new_tokens * shape.vocab_size * 4
+    generation = min(8 * rows, own) * states * (2 * shape.n_layer + 12)
+    step = rows * (20 * states * shape.n_layer + 5 * logits)
+    most = max(generation, rows * 7 * logits, step) + copies
+    needed += most
+    print(f"{'rollout, step':74}{most / MIB:8,.0f} MiB, an estimate\n"
+          f"{'all':74}{needed / MIB:8,.0f} MiB")
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
     if needed > free:
         raise UserError(f"this run needs about {needed / 2 ** 30:.1f} GiB and {device} has "
                         f"{free / 2 ** 30:.1f} GiB free: lower --micro_batch_size, then "
-                        "--batch_size, then take --train lora:8")
+                        "--max_prompt_tokens, then take --train lora:8")
 
 
 def check_normalised(folder):

@@ -238,7 +238,7 @@ class GPT(nn.Module):
         # tokens.
         with torch.autocast(device.type, enabled=False):
             for part in mask.sum(1).argsort(stable=True).split(rows_at_once or B):
-                first = mask[part].any(0).int().argmax()            # where its longest prompt starts
+                first = mask[part].any(0).int().argmax()    # where its longest prompt starts
                 steps = self.stream(ids[part, first:], mask[part, first:], max_new_tokens,
                                     temperature, draws[:, part])
                 for t, (rows, new, logp) in enumerate(steps):
@@ -315,14 +315,18 @@ class ScalarGPT(GPT):
         seen the whole text.
 
         It means something for texts that end with <|endoftext|>, since the reward model has
-        learned from no other. Wherever responses are scored, an unfinished one gets a fixed low
-        score (reward_min or --missing_eos_score) or is left out.
+        learned from no other: see `unfinished`.
         """
         positions = torch.arange(ids.shape[1], device=ids.device)   # (T)
         if self.config.eos_is_pad:      # transformers took the end for padding, and read before it
             positions = positions * (ids != self.config.eos_token_id)  # (B, T)
         last = (mask * positions).argmax(dim=1)                     # (B)
         return self(ids, mask)[torch.arange(len(ids), device=ids.device), last]  # (B)
+
+    def unfinished(self, given=None):
+        """The score of a response without <|endoftext|>: `given` (--missing_eos_score), or the
+        lowest that a completion of the SFT model got in reward.py."""
+        return self.config.reward_min if given is None else given
 
 # ---------- log-probabilities
 

@@ -1,6 +1,10 @@
 """What moves and what does not: --train, LoRA, precision, the table of roles, the presets."""
 import json
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +24,7 @@ from checks import check_memory, check_ratio
 from support.trainable import LoRA, parameter_count, parse_train, set_trainable
 from tiny import BLOCK, VOCAB, Stop, close, critic, model
 
+ROOT = Path(__file__).parent.parent
 IDS = torch.randint(VOCAB, (3, BLOCK), generator=torch.Generator().manual_seed(0))
 presets = json.loads(PRESETS.read_text())
 MODES = ["all", "last:1", "lora:2"]
@@ -191,8 +196,8 @@ def test_the_table_counts_gpt2_small_right_and_a_gpu_that_lacks_a_byte_is_refuse
     critic = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)           # 4 bytes
     cfg = ppo.Config(batch_size=64, micro_batch_size=8, max_new_tokens=100)
     weights = 16 * total + 2 * matrices + 4 * (total - matrices)
-    cache = 64 * 512 * L * C * 2 * 2                            # keys and values of 64 answers in bf16
-    step = 8 * 100 * V * 4 * 4 + 8 * 512 * L * C * 34
+    cache = 64 * 512 * C * 2 * (2 * L + 12)                     # keys and values of 64 answers in bf16, a layer at work
+    step = 8 * 100 * V * 4 * 5 + 8 * 512 * L * C * 40
     needed = weights + 4 + max(cache, step)
     for device, free in (("cuda", needed), ("cuda", needed - 1), ("cpu", 0)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 24 * 2 ** 30))
@@ -202,6 +207,18 @@ def test_the_table_counts_gpt2_small_right_and_a_gpu_that_lacks_a_byte_is_refuse
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:4] for line in (lines[1], lines[3])] == [["actor", "sft", "124,439,808", "124,439,808"],
                                                          ["reference", "sft", "124,439,808", "0"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [
+    [], ["--micro_batch_size", "4"], ["--micro_batch_size", "4", "--vocab_size", "20000", "--response", "200", "--prompt", "100", "--n_layer", "2"],
+    ["--micro_batch_size", "4", "--batch_size", "32", "--response", "20", "--vocab_size", "2000", "--n_layer", "2"]])
+def test_the_memory_that_is_estimated_is_the_memory_that_is_taken(flags):
+    """Where the micro-batches are small, where they are large, where logits count most, where generation does."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    said = subprocess.run([sys.executable, ROOT / "tests" / "memory.py", *flags], env=env, capture_output=True, text=True, check=True)
+    found = json.loads(said.stdout)
+    assert 0.75 * found["peak"] < found["estimate"] < 1.25 * found["peak"]
 
 
 def test_shapes_without_weights_take_no_memory(tmp_path):
