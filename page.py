@@ -26,6 +26,7 @@ from support import UserError
 from support.endings import plain_endings
 from support.files import read_text, write_whole
 from support.runs import find_model, run_folder
+from support.screen import read_curves
 from text.batches import batch_at, encode_prompts, pad
 from text.tokenizer import Tokenizer
 
@@ -65,21 +66,13 @@ def snapshots(run, flags):
             flags.steps: (run / "ppo", run / "ppo" / "critic")}
 
 
-def read_curves(folder):
-    """{name: one number an update} of ppo.py's TensorBoard logs."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow
-    logs = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    if folder.is_dir():
-        logs.Reload()
-    if not set(CURVES) <= set(logs.Tags()["scalars"]):
-        raise UserError(f"{folder}: there are no curves of ppo.py, so run it again")
-    return {name: [round(event.value, 7) for event in logs.Scalars(name)] for name in CURVES}
-
-
 def read_run(run, name):
     """What the page shows of a run of PPO: flags, curves, and a rollout after each snapshot."""
     flags = flags_of(run)
-    found, curves = snapshots(run, flags), read_curves(run / "logs" / "ppo")
+    found, logged = snapshots(run, flags), read_curves(run / "logs" / "ppo")
+    if not set(CURVES) <= logged.keys():
+        raise UserError(f"{run / 'logs' / 'ppo'}: there are no curves of ppo.py, so run it again")
+    curves = {name: [round(value, 7) for value in logged[name].values()] for name in CURVES}
     sft, rm = found[0]
     tokenizer = Tokenizer.shared(sft, rm, run / "ppo")
     reference, reward_model = GPT.from_pretrained(sft), ScalarGPT.from_pretrained(rm)

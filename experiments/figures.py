@@ -18,7 +18,8 @@ from runs import ROOT, make, read, spread, table        # first: it puts the scr
 import ppo
 import reward
 import sft
-from judges.normal import NORMAL, read_curves, write_normal
+from judges.normal import NORMAL, write_normal
+from support.screen import read_curves
 
 matplotlib.use("svg")
 plt.style.use(ROOT / "notebooks" / "lessons.mplstyle")

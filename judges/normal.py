@@ -10,6 +10,7 @@ from statistics import fmean
 import torch
 
 from support import UserError
+from support.screen import read_curves
 
 NORMAL = Path(__file__).with_suffix(".csv")
 SETTINGS = ("lr", "kl_coef", "objective/non_score_reward")      # they follow from the flags
@@ -17,16 +18,6 @@ T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)    # t of 2
 EVERY = 8               # every so many updates there is a row, and one for the last
 NEIGHBOURS = 5          # updates on both sides: averaged, since the variance of five runs is rough
 INSIDE = 2 / 3          # a metric with fewer of its updates inside is named
-
-
-def read_curves(folder):
-    """{metric: {update: value}} of ppo.py's logs; {} if there are none."""
-    from tensorboard.backend.event_processing import event_accumulator      # slow to import
-    logs = event_accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    if folder.is_dir():
-        logs.Reload()
-    return {name: {event.step: event.value for event in logs.Scalars(name)}
-            for name in logs.Tags()["scalars"] if name not in SETTINGS}
 
 
 def band(runs):
@@ -37,7 +28,7 @@ def band(runs):
     """
     n = len(runs)
     bands = {}
-    for name in runs[0]:
+    for name in [name for name in runs[0] if name not in SETTINGS]:
         curves = torch.tensor([list(run[name].values()) for run in runs], dtype=torch.double)
         mean, variance = curves.mean(0), curves.var(0)                              # (updates) each
         last = len(mean) - 1

@@ -43,21 +43,16 @@ def show(text):
     print(text, flush=True)
 
 
-def toy_run(*stages, run=None):
-    """The folder of a run with these stages, some of "base", "sft" and "reward": by default the
-    lessons' own, where what is missing is trained now. `run="../out/toy"` looks at your models, and
-    changes all numbers of the lesson."""
-    folder, today = Path(run or OWN), data.tokenizer_for("toy").fingerprint
+def toy_run(*stages):
+    """The folder of the lessons' own run with these stages, some of "base", "sft" and "reward":
+    what is missing, or has another vocabulary than today's, is trained now."""
+    today = data.tokenizer_for("toy").fingerprint
     for stage in stages:
-        there = ((folder / stage / "config.json").exists()
-                 and Tokenizer.load(folder / stage).fingerprint == today)
-        if not there and run:
-            raise SystemExit(f"{folder}/{stage}: no model with today's vocabulary, "
-                             "so train one there first")
-        if not there:
-            train(COMMANDS[stage], folder)
-    show(f"models: {'yours, in ' + str(run) if run else 'the lessons’ own, in out/notebooks'}")
-    return folder
+        there = (OWN / stage / "config.json").exists()
+        if not there or Tokenizer.load(OWN / stage).fingerprint != today:
+            train(COMMANDS[stage], OWN)
+    show("models: the lessons’ own, in out/notebooks")
+    return OWN
 
 
 def train(command, folder):

@@ -22,6 +22,16 @@ def open_screen(folder, done, steps):
     return Breakable("the progress bar", bar), Breakable(f"curves in {curves}", writer)
 
 
+def read_curves(folder):
+    """{metric: {step: value}} of what such a writer has left in `folder`; {} if that is nothing."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow
+    logs = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    if folder.is_dir():
+        logs.Reload()
+    return {name: {event.step: event.value for event in logs.Scalars(name)}
+            for name in logs.Tags()["scalars"]}
+
+
 def silent_if_no_place(hook):
     """TensorBoard writes in a thread. What it raises there comes up at the next call, too."""
     return lambda failed: None if issubclass(failed.exc_type, OSError) else hook(failed)
