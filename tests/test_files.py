@@ -146,6 +146,13 @@ def test_two_data_sets_of_one_name_share_no_run_in_silence(tmp_path, monkeypatch
         check_run(sft.Config(data=other), ("sft",))
 
 
+def test_what_is_held_out_makes_no_other_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_whole(tmp_path / "out" / "toy" / "data.txt", data_name(sft.Config(data="toy:validation")) + "\n")
+    check_run(sft.Config(data="toy"), ("sft",))
+    check_run(sft.Config(data="toy:validation"), ("sft",))
+
+
 def test_a_finished_stage_keeps_the_name_of_its_data(tmp_path, run_stage):
     run_stage(sft, run="", pretrain_steps=1, steps=1)
     assert (tmp_path / "out" / "rows" / "data.txt").read_text() == "rows.jsonl\n"
