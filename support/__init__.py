@@ -6,6 +6,10 @@ class UserError(Exception):
     """A mistake that the user can mend. The command line shows its one sentence, no traceback."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal has ended the program: (its number, what to say)."""
+
+
 def printable(text, kept=""):
     """The text with what no terminal should get, an escape or half an emoji, spelled out. Blanks of
     all widths, the joiners of Persian and emoji, and what is `kept` stay."""

@@ -9,7 +9,6 @@ import tyro
 from support import UserError, reason
 from support.checkpoint import read_config
 from support.distributed import join
-from support.endings import plain_endings
 from support.files import read_json
 from support.runs import run_folder
 
@@ -41,6 +40,7 @@ PRESETS = Path(__file__).parent / "presets.json"    # stage -> model -> flags; d
 
 def launch(main, Config, stage):
     """Run `main` with the Config of the command line. After a wrong flag the exit code is 2."""
+    from support.endings import plain_endings       # a program ends, and an import does not
     with plain_endings("; --resume goes on from the last save" * hasattr(Config, "resume")):
         cfg = tyro.cli(Config)
         take_preset(cfg, read_json(PRESETS)[stage])

@@ -6,13 +6,9 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from support import UserError, printable, reason
+from support import Stopped, UserError, printable, reason
 
 OUT_OF_MEMORY = "out of memory|not enough memory|can't allocate memory|ALLOC_FAILED"
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal has ended the program: (its number, what to say)."""
 
 
 @contextmanager

@@ -17,9 +17,8 @@ from contextlib import suppress
 
 import torch
 
-from support import UserError
+from support import Stopped, UserError
 from support.distributed import gather, rank, total
-from support.endings import Stopped
 from support.files import write_whole
 
 MINUTES = 10            # between two saves: what a power cut costs at most

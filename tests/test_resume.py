@@ -15,8 +15,7 @@ import ppo
 import reward
 import sft
 import tiny
-from support import UserError
-from support.endings import Stopped
+from support import Stopped, UserError
 from support.files import write_whole
 from support.lock import hold
 from support.loop import Loop
