@@ -19,7 +19,8 @@ SHAPES = (({"chosen", "rejected"}, ("prompt", "chosen", "rejected")),
           ({"completion"}, ("prompt", "completion")),
           ({"prompt"}, ("prompt",)),
           (set(), ("text",)))
-ROWS_ARE = "; each row is an object on a line of its own, as `jq -c '.[]'` writes an array's"
+ROWS_ARE = ("; each row is an object on a line of its own, as `jq -c .` writes objects and "
+            "`jq -c '.[]'` those of an array")
 AN_END = re.compile(r"(<\|\w+\|>|</s>)\s*$")         # in letters, as models write it
 HUMAN_INSIDE = "a human's turn in the completion"
 

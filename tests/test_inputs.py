@@ -232,7 +232,7 @@ def test_a_humans_turn_in_a_demonstration_is_dropped(read, capsys):
 @pytest.mark.parametrize("text, sentence", [
     (json.dumps([SHOWN, FINE]), "line 1: must be an object, .* each row is an object on a line of its own"),
     (json.dumps([SHOWN, FINE], indent=1), "line 1: not JSON .* on a line of its own"),
-    (json.dumps(SHOWN, indent=1) + "\n" + json.dumps(FINE, indent=1), "line 1: not JSON .* on a line of its own"),
+    (json.dumps(SHOWN, indent=1) + "\n" + json.dumps(FINE, indent=1), "line 1: not JSON .* on a line of its own, as `jq -c .` writes"),
     ("prompt,completion\nName a bird.,An owl.\n", "line 1: not JSON .* on a line of its own"),
     (json.dumps(SHOWN) + '\n{"prompt": ', "line 2: not JSON"), ("nothing\n", "line 1: not JSON")])
 def test_the_reason_that_is_said_is_the_true_one(tmp_path, text, sentence):
