@@ -1,25 +1,21 @@
-"""The pictures of README and docs, the table of model sizes, and the band of normal runs.
+"""The pictures of README and docs/ablations.md, and the band of normal runs.
 
-    python experiments/figures.py           trains what is missing in out/figures, then draws: hours
-                                            on one core
-    python experiments/figures.py --draw    draws what there is
+    python experiments/figures.py       trains what is missing in out/figures, then draws: an hour
+                                        of one core
 
 Writes docs/pictures/*.svg, which read on a light and on a dark page, and judges/normal.csv; prints
-the tables of docs/ablations.md (over-optimisation) and docs/sizes.md.
+the table of over-optimisation in docs/ablations.md.
 """
-import sys
-from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import matplotlib
 import matplotlib.pyplot as plt
 
-from runs import ROOT, make, read, spread, table        # first: it puts the scripts on the path
+from runs import (       # first: it puts the scripts on the path
+    ROOT, cell, heard, make, results, seed_models, spread, table)
 import ppo
 import reward
-import sft
-from judges.normal import NORMAL, write_normal
-from support.screen import read_curves
+from judges.normal import NORMAL, SETTINGS, write_normal
 
 matplotlib.use("svg")
 plt.style.use(ROOT / "notebooks" / "lessons.mplstyle")
@@ -32,58 +28,21 @@ PROXY, JUDGE = "#3d85c6", "#e07b20"
 
 OUT = ROOT / "out" / "figures"
 PICTURES = ROOT / "docs" / "pictures"
-WIDTHS = (32, 64, 128)      # channels: about 75 thousand, 250 thousand, 0.9 million weights
-DEFAULT = 64
-UNIFIED = 1e-3              # one rate for all stages, at the default width
+SEEDS = range(5)
 STEPS = reward.Config.steps
 FEW = STEPS // 10           # a reward model that has read a tenth of the comparisons
-PUSHED = {                  # 200 updates against each
-    "no penalty": f"reward model of {STEPS:,} steps, β 0",
-    "weak reward model": f"of {FEW} steps, β 0",
-    "weak reward model penalised": f"of {FEW} steps, β {ppo.Config.kl_coef}"}
-
-# ---------- runs
-
-def rates(width, unified):
-    """The flags of a model of this width. Its rates fall as 1/width, the usual rule of thumb; they
-    are each stage's own, or one for SFT, reward model, actor and critic."""
-    def rate(own):
-        return DEFAULT / width * (UNIFIED if unified else own)
-    pages = DEFAULT / width * sft.Config.pretrain_lr
-    return {"sft": {"n_embd": width, "pretrain_lr": pages, "lr": rate(sft.Config.lr)},
-            "reward": {"lr": rate(reward.Config.lr)},
-            "ppo": {"lr": rate(ppo.Config.lr), "critic_lr": rate(ppo.Config.critic_lr)}}
+RUNS = {                    # title -> flags of ppo.py
+    "default": {},
+    f"reward model of {STEPS:,} steps, β 0": {"kl_coef": 0.0, "steps": 200},
+    f"of {FEW} steps, β 0": {"kl_coef": 0.0, "steps": 200},
+    f"of {FEW} steps, β {ppo.Config.kl_coef}": {"steps": 200}}
 
 
-def plan(seeds):
-    """{kind: what `story` is given for each seed}; a run that starts from another's models comes
-    after it."""
-    kinds = {}
-
-    def add(kind, flags, models=None, copied=("sft", "reward")):
-        kinds[kind] = [{"run": str(OUT / kind.replace(" ", "_") / str(seed)), "seed": seed,
-                        "flags": flags, "models": kinds[models][seed]["run"] if models else None,
-                        "copied": copied} for seed in seeds]
-
-    for width in WIDTHS:
-        add(f"{width}", rates(width, unified=False))
-        add(f"{width} unified", rates(width, unified=True))
-    usual, free = f"{DEFAULT}", {"kl_coef": 0.0, "steps": 200}
-    add("no penalty", {"ppo": free}, usual)
-    add("weak reward model", {"ppo": free, "reward": {"steps": FEW}}, usual, copied=("sft",))
-    add("weak reward model penalised", {"ppo": {"steps": 200}}, "weak reward model")
-    return kinds
+def run(title, seed):
+    weak = OUT / f"weak{seed}" / "reward" if title.startswith(f"of {FEW}") else None
+    return {"rollouts": heard(ppo.Config(seed=seed, **RUNS[title]), weak)}
 
 # ---------- pictures
-
-def save(figure, name):
-    figure.savefig(PICTURES / f"{name}.svg", metadata={"Date": None})
-    plt.close(figure)
-
-
-def heard(runs):
-    return [read(run["run"], "heard.json") for run in runs]
-
 
 def curves(runs):
     """Proxy, judge and KL over the updates of the default run: the mean of the seeds as a line, and
@@ -93,12 +52,12 @@ def curves(runs):
              "judge": ("judge's score, hidden from training", JUDGE),
              "kl": ("KL to SFT, nats an answer", GREY)}
     for axis, (key, (title, colour)) in zip(axes, shown.items()):
-        updates = list(zip(*([row[key] for row in rows] for rows in heard(runs))))
+        updates = list(zip(*([row[key] for row in rows] for rows in runs)))
         x, least, most = range(len(updates)), list(map(min, updates)), list(map(max, updates))
         axis.fill_between(x, least, most, color=colour, alpha=0.25, lw=0)
         axis.plot(x, list(map(fmean, updates)), color=colour, ls="-")
         axis.set(title=title, xlabel="update")
-    save(figure, "curves")
+    figure.savefig(PICTURES / "curves.svg", metadata={"Date": None})
 
 
 def smooth(rows, key, reach=3):
@@ -113,7 +72,7 @@ def over_optimisation(kinds):
     each of `kinds`, {title: runs}."""
     figure, axes = plt.subplots(1, len(kinds), figsize=(10, 3), sharey=True, squeeze=False)
     for axis, (title, runs) in zip(axes[0], kinds.items()):
-        for rows in heard(runs):
+        for rows in runs:
             start = rows[0]
             gains = [{"way": max(row["kl"], 0) ** 0.5, "proxy": row["score"] - start["score"],
                       "judge": (row["judge"] - start["judge"]) / (start["judge_std"] or 1)}
@@ -123,81 +82,40 @@ def over_optimisation(kinds):
         axis.set(xlabel="√KL to SFT, √nats", title=title)
     axes[0][0].set_ylabel("gain, deviations of SFT's answers")
     axes[0][0].legend(axes[0][0].lines[:2], ["reward model (proxy)", "judge"])
-    save(figure, "over_optimisation")
+    figure.savefig(PICTURES / "over_optimisation.svg", metadata={"Date": None})
 
 
 def ends(kinds):
-    """Prints where the same runs end, as means of the last ten rollouts, and where the judge's
-    score was best."""
-    lines = []
+    """Prints the judge's best score, after how many updates it was, and where the runs end: means
+    of the last ten rollouts."""
+    rows = []
     for title, runs in kinds.items():
-        stories = heard(runs)
-        judged = [smooth(rows, "judge") for rows in stories]
+        judged = [smooth(rollouts, "judge") for rollouts in runs]
+        last = [{key: fmean(row[key] for row in rollouts[-10:])
+                 for key in ("judge", "score", "ideal", "kl")} for rollouts in runs]
         at = [curve.index(max(curve)) for curve in judged]
-        best_kl = [smooth(rows, "kl")[i] for rows, i in zip(stories, at)]
-        judge, proxy, ideal, kl = ([fmean(row[key] for row in rows[-10:]) for rows in stories]
-                                   for key in ("judge", "score", "ideal", "kl"))
-        lines.append([title, f"{fmean(map(max, judged)):.2f}", f"{min(at)} to {max(at)}",
-                      f"{min(best_kl):.1f} to {max(best_kl):.1f}", f"{fmean(judge):.2f}",
-                      f"{fmean(proxy):.2f}", f"{fmean(ideal):.1%}", f"{min(ideal):.1%}",
-                      f"{min(kl):.1f} to {max(kl):.1f}"])
-    print(table(["", "judge at its best", "after updates", "at a KL of", "judge in the end",
-                 "proxy", "ideal", "worst seed", "KL"], lines))
-
-
-def size_numbers(run):
-    """SFT's loss, the reward model's accuracy, PPO's ideal share and win rate."""
-    stages, evaluation = read(run["run"], "stages.json"), read(run["run"], "evaluation.json")
-    return (stages["sft_loss"], stages["accuracy"], 100 * evaluation["models"]["ppo"]["ideal"],
-            100 * evaluation["win_rates"]["ppo_vs_sft"]["rate"])
-
-
-def sizes(kinds):
-    """The numbers over the size of the models; prints them as a table, too."""
-    titles = ("SFT: held-out loss, nats a token", "reward model's accuracy, %",
-              "PPO: ideal answers, %", "PPO beats SFT, %")
-    figure, axes = plt.subplots(1, 4, figsize=(11, 2.6))
-    lines = []
-    for suffix, name, colour in (("", "each stage's own", PROXY),
-                                 (" unified", "one for all stages", JUDGE)):
-        points = {}         # number of weights -> four columns of the seeds' numbers
-        for width in WIDTHS:
-            runs = kinds[f"{width}{suffix}"]
-            weights = read(runs[0]["run"], "stages.json")["weights"]
-            points[weights] = list(zip(*map(size_numbers, runs)))
-            lines.append([f"{weights:,}", name, *map(spread, points[weights], (3, 1, 1, 1))])
-        for axis, *columns in zip(axes, *points.values()):
-            axis.errorbar(list(points), list(map(fmean, columns)), list(map(stdev, columns)),
-                          color=colour, ls="-", marker="o", ms=4, capsize=2, lw=1, label=name)
-    for axis, title in zip(axes, titles):
-        axis.set(title=title, xscale="log", xlabel="weights")
-    axes[0].legend(fontsize=7, title="learning rate")
-    print(table(["weights", "rates", *titles], lines))
-    save(figure, "sizes")
+        rows.append([title, spread(list(map(max, judged))), f"{min(at)} to {max(at)}",
+                     *(cell(last, key) for key in last[0])])
+    print(table(["", "judge at its best", "after updates", "judge in the end", "proxy", "ideal",
+                 "KL"], rows))
 
 # ---------- all of it
 
-def main(seeds=range(5), draw=False):
-    kinds = plan(seeds)
-    files = {kind: {Path(run["run"]) / "evaluation.json":
-                    ["-c", f"from runs import story; story(**{run!r})"] for run in runs}
-             for kind, runs in kinds.items()}
-    if not draw:
-        for commands in files.values():
-            make(commands)
-    there = {kind: runs for kind, runs in kinds.items()
-             if all(file.exists() for file in files[kind])}
-    if default := there.get(f"{DEFAULT}"):
-        curves(default)
-        write_normal([read_curves(Path(run["run"]) / "logs" / "ppo") for run in default], NORMAL)
-    if pushed := {title: there[kind] for kind, title in PUSHED.items() if kind in there}:
-        over_optimisation(pushed)
-        ends(pushed)
-    if all(f"{width}{suffix}" in there for width in WIDTHS for suffix in ("", " unified")):
-        sizes(there)
+def main():
+    seed_models(SEEDS)
+    make({OUT / f"weak{seed}" / "reward" / "config.json": [
+        ROOT / "reward.py", "--run", OUT / f"weak{seed}", "--seed", seed, "--steps", FEW,
+        "--init", ROOT / "out" / f"seed{seed}" / "sft"] for seed in SEEDS})
+    found = {title: [end["rollouts"] for end in ends]
+             for title, ends in results(OUT, "figures", RUNS, SEEDS).items()}
+    default = found.pop("default")
+    curves(default)
+    write_normal([{name: {update: row["metrics"][name] for update, row in enumerate(rows)}
+                   for name in rows[0]["metrics"] if name not in SETTINGS} for rows in default],
+                 NORMAL)
+    over_optimisation(found)
+    ends(found)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in ([], ["--draw"]):
-        sys.exit("the only flag is --draw")
-    main(draw="--draw" in sys.argv)
+    main()

@@ -1,30 +1,26 @@
-"""What experiments, lessons and the race share: runs of the toy in processes of their own, the
-judge listening to a training, and tables."""
-import contextlib
-import io
+"""What experiments and lessons share: processes of their own, PPO with the judge listening, tables,
+and tests over seeds."""
 import json
+import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean, stdev
-from unittest import mock
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import evaluate
+import data
 import ppo
-import reward
-import sft
 from data.toy_world import is_ideal, judge
-from gpt import GPT
-from support.trainable import parameter_count
+from judges.normal import T
+from support.files import write_whole
+from support.optimizer import adamw
 from text.tokenizer import Tokenizer
 
 # ---------- processes
@@ -57,58 +53,60 @@ def read(folder, name):
     """The numbers in a JSON file."""
     return json.loads((Path(folder) / name).read_text())
 
-# ---------- a run
 
-def story(run, seed, flags, models=None, copied=("sft", "reward")):
-    """All stages in the folder `run`; those of `copied` are taken from the run `models`, if that is
-    given. `flags` has those of each script by its name. Leaves evaluation.json, heard.json, and
-    stages.json: the number of weights and, of the stages that were trained, the SFT model's
-    held-out loss (nats a token) and the reward model's held-out accuracy."""
-    run, said, numbers = Path(run), io.StringIO(), {}
-    common = {"run": str(run), "seed": seed, "device": "cpu"}
-    copied = copied if models else ()
-    for stage in copied:
-        shutil.copytree(Path(models) / stage, run / stage, dirs_exist_ok=True)
-    for script, name, printed in ((sft, "sft_loss", r"held-out loss ([\d.]+)"),
-                                  (reward, "accuracy", r"accuracy ([\d.]+)%")):
-        stage = script.__name__
-        if stage not in copied:
-            with contextlib.redirect_stdout(said):
-                script.main(script.Config(**common, **flags.get(stage, {})))
-            numbers[name] = float(re.search(printed, said.getvalue())[1])
-    numbers["weights"] = parameter_count(GPT.from_pretrained(run / "sft"))[1]
-    (run / "stages.json").write_text(json.dumps(numbers))
-    with mock.patch.object(ppo, "train", heard(ppo.train, run)):
-        ppo.main(ppo.Config(**common, snapshot_every=0, **flags.get("ppo", {})))
-    evaluate.main(evaluate.Config(
-        **common, **flags.get("evaluate", {}), json=str(run / "evaluation.json")))
+def results(folder, module, points, seeds, say=print):
+    """{point: [what the module's `run(point, seed)` returns for each seed]}, kept as JSON files in
+    the folder. What is not there yet is made now, in a process for each point."""
+    def file(point, seed):
+        name = "-".join(re.findall(r"[\w.]+", f"{point} {seed}"))
+        return str(folder / f"{name}.json")
+
+    files = {point: {file(point, seed): seed for seed in seeds} for point in points}
+    make({Path(list(paths)[-1]): ["-c", f"import runs, {module}; runs.fill({module}.run, {point!r},"
+                                  f" {paths})"] for point, paths in files.items()}, say)
+    return {point: [json.loads(Path(path).read_text()) for path in paths]
+            for point, paths in files.items()}
 
 
-def heard(train, run):
-    """ppo.train with the judge listening. What it thinks of each rollout ends up in heard.json; the
-    training never sees that."""
-    def listening(*args, **kwargs):
-        tokenizer, rows = Tokenizer.load(run / "sft"), []
-        for step, experience, metrics in train(*args, **kwargs):
-            columns = opinions(experience, tokenizer)
-            rows.append(means(columns) | {"judge_std": columns["judge"].std().item()})
-            yield step, experience, metrics
-        (run / "heard.json").write_text(json.dumps(rows))
-    return listening
+def fill(run, point, seeds):
+    """Write the files of `seeds`, {file: seed}, that are not there yet."""
+    for path, seed in seeds.items():
+        if not Path(path).exists():
+            write_whole(Path(path), run(point, seed))
+
+# ---------- PPO, and the judge listens
+
+def seed_models(seeds):
+    """Train the SFT and reward models of out/seedN, those of the README, that are not there yet."""
+    for stage in ("sft", "reward"):
+        make({ROOT / "out" / f"seed{seed}" / stage / "config.json":
+              [ROOT / f"{stage}.py", "--run", ROOT / "out" / f"seed{seed}", "--seed", seed]
+              for seed in seeds})
 
 
-def opinions(e, tokenizer):
-    """What is known of each response of the rollout `e`, and what the judge says: {name: (B)}."""
+def heard(cfg, reward_model=None):
+    """PPO from the models of out/seedN, where N is cfg.seed, or with the reward model of another
+    folder: [{"metrics": those of ppo.train, and what `opinion` says} of each rollout]."""
+    folder = ROOT / "out" / f"seed{cfg.seed}"
+    tokenizer, (train_set, _) = Tokenizer.load(folder / "sft"), data.load("toy")
+    models = ppo.four_models(folder / "sft", reward_model or folder / "reward", "all",
+                             torch.device("cpu"), False)
+    prompts = list(map(tokenizer.encode, train_set.prompts))
+    torch.manual_seed(cfg.seed)
+    updates = ppo.train(*models, *map(adamw, models[:2]), prompts, ppo.first_state(cfg), cfg)
+    return [{"metrics": metrics, **opinion(e, tokenizer)} for _, e, metrics in updates]
+
+
+def opinion(e, tokenizer):
+    """Of the responses of the rollout `e`: means of what is known and of what the judge says, and
+    the standard deviation of its points."""
     asked = tokenizer.texts(e.ids[:, :e.P], e.mask[:, :e.P])
     said = tokenizer.texts(e.ids[:, e.P:], e.response_mask)
-    columns = {"score": e.scores, "judge": list(map(judge, asked, said)),
-               "ideal": list(map(is_ideal, asked, said)),
-               "kl": e.kl.sum(1), "length": e.response_mask.sum(1)}
-    return {name: torch.as_tensor(column).float() for name, column in columns.items()}
-
-
-def means(columns):
-    return {name: column.mean().item() for name, column in columns.items()}
+    points = torch.tensor(list(map(judge, asked, said)), dtype=torch.float)     # (B)
+    means = {"score": e.scores.mean(), "judge": points.mean(), "kl": e.exact_kl.sum(1).mean(),
+             "ideal": fmean(map(is_ideal, asked, said)), "judge_std": points.std(),
+             "length": e.response_mask.sum(1).float().mean()}
+    return {name: float(value) for name, value in means.items()}
 
 # ---------- tables
 
@@ -135,3 +133,35 @@ def cell(rows, key, digits=2):
     if not values:
         return "-"
     return spread([100 * x for x in values], 1, "%") if key in SHARES else spread(values, digits)
+
+# ---------- two methods with the same seeds
+
+def paired(ones, others):
+    """Student's t-test on pairs, two-sided: mean difference, half the width of its 95% interval,
+    t and p."""
+    differences = [one - other for one, other in zip(ones, others, strict=True)]
+    n, mean = len(differences), fmean(differences)
+    error = stdev(differences) / n ** 0.5
+    t = mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
+    # For θ = atan(t / √(n-1)) the density of t is that of cosⁿ⁻² θ.
+    beyond, half = (torch.linspace(low, math.pi / 2, 1001, dtype=torch.double)
+                    for low in (math.atan(abs(t) / (n - 1) ** 0.5), 0.0))
+    p = torch.trapezoid(beyond.cos() ** (n - 2), beyond) / torch.trapezoid(
+        half.cos() ** (n - 2), half)
+    return mean, T[n - 2] * error, t, p.item()
+
+
+def against(base, found):
+    """{name: its number with each seed} -> {name: [difference to `base` ± half of its 95% interval,
+    t, p], cells of a table}, and which of them the seeds separate, in words. p is Holm's (1979): if
+    nothing differs, one or more of all are below 0.05 with a chance of 5% at most."""
+    tests = {name: paired(numbers, found[base]) for name, numbers in found.items() if name != base}
+    cells, least, said = {base: [""] * 3}, 0.0, {True: [], False: []}
+    for rank, name in enumerate(sorted(tests, key=lambda name: tests[name][-1])):
+        mean, half, t, p = tests[name]
+        least = max(least, min(1.0, (len(tests) - rank) * p))
+        cells[name] = [f"{mean:+,.3g} ± {half:,.2g}", f"{t:.1f}", f"{least:.3f}"]
+        said[least < 0.05].append(name)
+    return cells, (f"Of {len(tests)} comparisons with {base} (t paired by seed, p after Holm) below "
+                   f"0.05: {'; '.join(said[True]) or 'none'}. Not: "
+                   f"{'; '.join(said[False]) or 'none'}.")

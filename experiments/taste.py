@@ -13,23 +13,22 @@ import shutil
 import sys
 from itertools import islice
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 
 from runs import ROOT, python, table            # first: it puts the scripts on the path
 import data
+import ppo
 from data.toy_world import FACT_OF
-from evaluate import Config as Evaluation, respond_all, win_rate
-from gpt import GPT, ScalarGPT
-from judges import Judge
+from gpt import GPT
 from label import Config, Labels, questions, responder
+from text.batches import pad
 from text.tokenizer import Tokenizer
 
 LABELS = 50
 REWARD = "--steps", 60, "--lr", 5e-4    # few steps, a low rate: it must not forget right and wrong
 
-# ---------- the person
 
 def is_right(prompt, text):
     """Whether the response holds the right sentence, or is the bare right word."""
@@ -40,22 +39,19 @@ def is_right(prompt, text):
 def is_curt(prompt, text):
     """Right, and no longer than the right sentence: nothing kind, nothing rude."""
     longest = len(FACT_OF[prompt].right().split())
-    return is_right(prompt, text) and len(text.split()) <= longest
+    return is_right(prompt, text) and words(prompt, text) <= longest
 
 
-class Person(Judge):
-    """Likes right before wrong, and then fewer words before more."""
-    def points(self, prompt, text):
-        return 100 * is_right(prompt, text) - len(text.split())
+def words(prompt, text):
+    return len(text.split())
 
-    def score(self, responses):
-        return [self.points(response.prompt, response.text) for response in responses]
 
-    def ranking(self, prompt, completions):
-        """The completions place by place, those that are liked alike together, the best first."""
-        points = {text: self.points(prompt, text) for text in completions}
-        return [[text for text in completions if points[text] == place]
-                for place in sorted(set(points.values()), reverse=True)]
+def ranking(prompt, completions):
+    """The completions place by place, those that the person likes alike together, the best first:
+    right before wrong, and then fewer words before more."""
+    points = {text: 100 * is_right(prompt, text) - words(prompt, text) for text in completions}
+    return [[text for text in completions if points[text] == place]
+            for place in sorted(set(points.values()), reverse=True)]
 
 
 def label(run, seed):
@@ -66,10 +62,9 @@ def label(run, seed):
     respond = responder(
         GPT.from_pretrained(run / "sft"), Tokenizer.load(run / "sft"), cfg, device=None)
     for question in islice(questions(data.load("toy")[0].prompts, labels, respond, seed), LABELS):
-        labels.add(question[0], Person().ranking(*question))
+        labels.add(question[0], ranking(*question))
     return labels.path
 
-# ---------- before and after
 
 def follow(source, seed):
     """The responses of PPO before and after the person has compared."""
@@ -85,38 +80,28 @@ def follow(source, seed):
 
 
 def responses(run):
-    """Four of PPO to each test prompt, as evaluate.py takes them; the score is the person's."""
+    """[(prompt, response)]: four of PPO to each test prompt, at evaluate.py's temperature."""
     torch.manual_seed(0)
-    model, sft = GPT.from_pretrained(run / "ppo"), GPT.from_pretrained(run / "sft")
-    prompts = [prompt for prompt in data.load("toy")[1].prompts for _ in range(4)]
-    return respond_all(model, sft, ScalarGPT.from_pretrained(run / "reward"), prompts,
-                       Tokenizer.load(run / "sft"), Person(), Evaluation(), None)
-
-
-def numbers(before, after):
-    """A run's row of the table."""
-    sides, row = (before, after), []
-    for measure in (is_curt, is_right):
-        row += [100 * fmean(measure(r.prompt, r.text) for r in side) for side in sides]
-    row += [fmean(len(r.text.split()) for r in side) for side in sides]
-    return [*row, 100 * win_rate(after, before)["rate"], fmean(r.kl for r in after)]
+    tokenizer, (_, test_set) = Tokenizer.load(run / "ppo"), data.load("toy")
+    asked = [prompt for prompt in test_set.prompts for _ in range(4)]
+    said = ppo.respond(GPT.from_pretrained(run / "ppo"),
+                       *pad(list(map(tokenizer.encode, asked)), left=True), tokenizer,
+                       ppo.Config(temperature=0.7))
+    return list(zip(asked, said))
 
 
 def main(sources):
-    rows = {}
+    rows = []
     for seed, source in enumerate(map(Path, sources)):
-        before, after = follow(source, seed)
-        rows[source.name] = numbers(before, after)
-    columns = list(zip(*rows.values()))
-    rows["mean"] = map(fmean, columns)
-    if len(sources) > 1:
-        rows["std"] = map(stdev, columns)
-    print(table(["run", "curt before, %", "after", "right before, %", "after", "words before",
-                 "after", "wins over before, %", "KL"],
-                [[name, *(f"{number:.1f}" for number in row)] for name, row in rows.items()]))
-    for one, other in list(zip(before, after))[::40]:
-        print(f"\n{one.prompt.removesuffix('Assistant:').strip()}\n"
-              f"  before  {one.text.strip()}\n  after   {other.text.strip()}")
+        sides = before, after = follow(source, seed)
+        row = [fmean(measure(*pair) for pair in side)
+               for measure in (is_curt, is_right, words) for side in sides]
+        rows.append([source.name, *(f"{share:.1%}" for share in row[:4]),
+                     *(f"{length:.1f}" for length in row[4:])])
+    print(table(["run", "curt before", "after", "right before", "after", "words before", "after"], rows))
+    for (prompt, one), (_, other) in list(zip(before, after))[::40]:
+        print(f"\n{prompt.removesuffix('Assistant:').strip()}\n"
+              f"  before  {one.strip()}\n  after   {other.strip()}")
 
 
 if __name__ == "__main__":

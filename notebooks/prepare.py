@@ -22,7 +22,7 @@ from IPython.display import clear_output
 import data
 import ppo
 import reward
-from experiments.runs import means, opinions, read
+from experiments.runs import opinion, read
 from gpt import GPT, ScalarGPT
 from support.optimizer import adamw
 from text.batches import batch_at
@@ -93,7 +93,7 @@ def practise(models, folder, cfg, title):
         torch.manual_seed(cfg.seed)
         for step, e, metrics in ppo.train(
                 *models, adamw(actor), adamw(critic), prompts, ppo.first_state(cfg), cfg):
-            row = means(opinions(e, tokenizer))
+            row = opinion(e, tokenizer)
             history.append(row | {"entropy": metrics["policy/entropy"]})
             show(f"PPO with β = {cfg.kl_coef}: update {step + 1} of {cfg.steps}")
         actor.save_pretrained(folder / "actor", tokenizer)
