@@ -1,7 +1,7 @@
 """What each detail of PPO is worth on the toy: one change at a time, on the same five SFT and
 reward models.
 
-    python experiments/ablations.py         five seeds each: about 45 minutes of one core
+    python experiments/ablations.py         five seeds each: about 50 minutes of one core
 
 The models are those of out/seed0 to out/seed4; what is missing is trained first. A run is shorter
 than ppo.py's default, which most variants finish alike: what counts is after how many responses 90%
@@ -18,7 +18,7 @@ from gpt import ScalarGPT
 from methods import kl_estimate
 
 SEEDS = range(5)
-STEPS = 50                  # updates, where ppo.py takes 80
+STEPS = 60                  # updates, where ppo.py takes 80
 CRITIC_ONLY = 5             # of them, in one variant
 HEAD = ["variant", "responses until 90% ideal", "seeds that get there", "difference to default",
         "t", "p", "ideal in the end", "judge", "KL"]

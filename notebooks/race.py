@@ -43,7 +43,8 @@ class Method:
     update: object = None           # function of methods.py
     k: int = 1                      # responses to each prompt
     one_step: bool = False          # a rollout; else two passes in two minibatches
-    settings: tuple = (0.02, 0.1, 0.5)      # of β, or of n or k where there is none
+    settings: tuple = (0.1, 0.02, 0.5)  # of β; where there is none, of n or updates. The first is
+                                        # that of `tune` and of the lesson
 
     def rates(self):
         """The four that `tune` tries; who takes a quarter of the steps gets twice the rate."""
@@ -53,13 +54,13 @@ class Method:
 # From the least machinery to the most.
 METHODS = {
     "best of n": Method("#000000", "-", settings=(1, 2, 4, 8, 16, 32)),
-    "DPO": Method("#c2185b", "--", 1e-3),
-    "rejection": Method("#8c3fa0", "-.", 5e-4, methods.rejection, settings=(2, 4, 8)),
+    "DPO": Method("#c2185b", "--", 1e-3, settings=(0.4, 0.1, 1.6)),
+    "rejection": Method("#8c3fa0", "-.", 5e-4, methods.rejection, 4, settings=(40, 20, 10)),
     "REINFORCE": Method("#5a5a5a", ":", 1e-3, methods.reinforce, one_step=True),
-    "RLOO, one step": Method("#0a8a6a", ":", 2e-3, methods.rloo, k=4, one_step=True),
-    "RLOO": Method("#0a8a6a", "-.", 1e-3, methods.rloo, k=4),
-    "GRPO": Method("#d1600a", "--", 5e-4, methods.grpo, k=4),
-    "Dr. GRPO": Method("#e8a33d", "-", 1e-3, partial(methods.grpo, divide=False), k=4),
+    "RLOO, one step": Method("#0a8a6a", ":", 2e-3, methods.rloo, 4, one_step=True),
+    "RLOO": Method("#0a8a6a", "-.", 1e-3, methods.rloo, 4),
+    "GRPO": Method("#d1600a", "--", 5e-4, methods.grpo, 4),
+    "Dr. GRPO": Method("#e8a33d", "-", 1e-3, partial(methods.grpo, divide=False), 4),
     "PPO": Method("#0b3c6f", "-", 1e-3),
 }
 
@@ -80,14 +81,15 @@ def run(point, seed):
     seeds of `tune`, those of the test for the others."""
     name, setting, lr = point
     method, n = METHODS[name], setting if name == "best of n" else 1
-    k, beta = (method.k, setting) if isinstance(setting, float) else (setting, 0.0)
+    beta, steps = (setting, UPDATES) if isinstance(setting, float) else (0.0, setting)
     passes = 1 if method.one_step else 2                # each in as many minibatches
-    cfg = ppo.Config(seed=seed, batch_size=RESPONSES, steps=UPDATES, lr=lr, kl_coef=beta,
+    cfg = ppo.Config(seed=seed, batch_size=RESPONSES, steps=steps, lr=lr, kl_coef=beta,
                      lam=ppo.Config.lam if name == "PPO" else 1.0, epochs=passes,
                      minibatches=passes)
     actor, critic, *frozen = ppo.four_models(
         prepare.OWN / "sft", prepare.OWN / "reward", "all", torch.device("cpu"), False)
-    tokenizer, (train_set, test_set) = Tokenizer.load(prepare.OWN / "sft"), data.load("toy")
+    tokenizer = Tokenizer.load(prepare.OWN / "sft")
+    train_set, held_out = data.load("toy:validation" if seed in TUNING else "toy")
     prompts, optimizer, updates = list(map(tokenizer.encode, train_set.prompts)), adamw(actor), ()
     torch.manual_seed(seed)
     if name == "PPO":
@@ -97,12 +99,13 @@ def run(point, seed):
         rankings = encode_comparisons(train_set.comparisons, tokenizer, actor.config.block_size)
         updates = compare(rankings, actor, *frozen, optimizer, cfg)
     elif method.update:
-        updates = methods.train(method.update, actor, *frozen, optimizer, prompts, cfg, k)
+        updates = methods.train(method.update, actor, *frozen, optimizer, prompts, cfg,
+                                method.k)
     for _ in updates:
         pass
 
-    held_out = (train_set if seed in TUNING else test_set).prompts
-    e = methods.rollout(actor, *frozen, list(map(tokenizer.encode, held_out)), cfg, max(n, SAMPLES))
+    asked = list(map(tokenizer.encode, held_out.prompts))
+    e = methods.rollout(actor, *frozen, asked, cfg, max(n, SAMPLES))
     best = e.scores.view(-1, n).argmax(1) + n * torch.arange(len(e) // n)
     found = runs.opinion(e[best], tokenizer)
     return found | {"kl": best_of_kl(n)} if name == "best of n" else found
@@ -119,15 +122,15 @@ def race(seeds=SEEDS, chosen=slice(None)):
     """{name: {setting: [the run with each seed]}} of all methods, with the chosen settings."""
     found = results([(name, setting, method.lr) for name, method in METHODS.items()
                      for setting in method.settings[chosen]], seeds)
-    return {name: {setting: ends for (of, setting, _), ends in found.items() if of == name}
+    return {name: {setting: ends for (of, setting, _), ends in sorted(found.items()) if of == name}
             for name in METHODS}
 
 
 def tune():
-    """A table of the score less β times the KL that each rate earns with the middle penalty, on
+    """A table of the score less β times the KL that each rate earns with the first setting, on
     validation prompts and on seeds that do not race. The judge has no say: who trains a model has
     none."""
-    points = [(name, method.settings[1], lr) for name, method in METHODS.items() if method.lr
+    points = [(name, method.settings[0], lr) for name, method in METHODS.items() if method.lr
               for lr in method.rates()]
     earned = {(name, lr): fmean(end["score"] - ppo.Config.kl_coef * end["kl"] for end in ends)
               for (name, _, lr), ends in results(points, TUNING).items()}
@@ -143,7 +146,7 @@ def tune():
 def table(found):
     """A row a method and setting: means over the seeds on the test prompts, ± their standard
     deviation."""
-    return runs.table(["", "β, k or n", "KL", "ideal", "judge", "proxy"], [
+    return runs.table(["", "β, n or updates", "KL", "ideal", "judge", "proxy"], [
         [name, setting, *(runs.cell(ends, key) for key in ("kl", "ideal", "judge", "score"))]
         for name, settings in found.items() for setting, ends in settings.items()])
 

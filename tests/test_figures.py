@@ -1,6 +1,9 @@
-"""The experiments: processes, tables, the judge that listens, and pictures drawn from short runs."""
+"""The experiments: processes, tables, tests over seeds, the judge that listens, and pictures."""
 import json
+import math
+import random
 import sys
+import types
 from dataclasses import fields
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,9 +15,11 @@ import data
 import ppo
 import reward
 import sft
+import tiny
 from text.batches import pad
 from data.toy_world import FACT_OF, IDEAL, judge
 from judges.normal import read_normal
+from support.optimizer import adamw
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "experiments"))
 
@@ -28,19 +33,16 @@ def test_the_judge_hears_each_answer_with_its_own_prompt(tmp_path, monkeypatch):
     said = [f" Happy to help! {right}", f" {right} {right} {right}"]    # wrong for the second, which is longer in both
     prompts, prompt_mask = pad([tokenizer.encode(text) for text in asked], left=True)
     answers, response_mask = pad([[*tokenizer.encode(text), tokenizer.eos] for text in said])
-    zeros, kl = torch.zeros(response_mask.shape), torch.zeros(response_mask.shape)
+    kl = torch.zeros(response_mask.shape)
     kl[0, 0], kl[1, 1] = 3.0, 1.0
-    given = {"ids": torch.cat([prompts, answers], 1), "mask": torch.cat([prompt_mask, response_mask], 1), "ref_logprobs": zeros,
-             "response_mask": response_mask, "logprobs": kl, "scores": torch.tensor([0.2, 0.8])}
+    given = {"ids": torch.cat([prompts, answers], 1), "mask": torch.cat([prompt_mask, response_mask], 1),
+             "response_mask": response_mask, "exact_kl": kl, "scores": torch.tensor([0.2, 0.8])}
     batch = ppo.Experience(**{field.name: given.get(field.name) for field in fields(ppo.Experience)})
-    update = 0, batch, {}
-    monkeypatch.setattr(runs.Tokenizer, "load", lambda folder: tokenizer)
-    (passed_on,) = runs.heard(lambda updates: iter(updates), tmp_path)([update])
     points = [judge(*pair) for pair in zip(asked, said)]
-    assert passed_on[1] is batch and passed_on == update and points[0] == IDEAL > points[1]
-    assert json.loads((tmp_path / "heard.json").read_text()) == [{
+    assert points[0] == IDEAL > points[1]
+    assert runs.opinion(batch, tokenizer) == pytest.approx({
         "score": 0.5, "judge": sum(points) / 2, "ideal": 0.5, "kl": 2.0, "length": response_mask.sum().item() / 2,
-        "judge_std": pytest.approx(abs(points[0] - points[1]) / 2 ** 0.5)}]
+        "judge_std": abs(points[0] - points[1]) / 2 ** 0.5})
 
 
 def test_only_runs_that_are_not_finished_are_made_and_a_failed_one_says_why(tmp_path, capsys):
@@ -66,81 +68,133 @@ def test_a_cell_is_the_mean_and_the_deviation_between_seeds():
     assert runs.table(["", "a"], [["b", 1]]) == "|  | a |\n|---|---|\n| b | 1 |"
 
 
-def test_the_table_of_over_optimisation_is_about_the_last_ten_rollouts_and_the_best_seven(tmp_path, capsys):
-    import figures
-    for seed, last in enumerate((1.0, 3.0)):                        # on the way seven rollouts were better
-        best = range(10 + seed, 17 + seed)
-        (tmp_path / str(seed)).mkdir()
-        (tmp_path / str(seed) / "heard.json").write_text(json.dumps([
-            {"judge": 9.0 if i in best else last, "score": i, "ideal": last / 4, "kl": 10 * last + i} for i in range(30)]))
-    figures.ends({"pushed": [{"run": str(tmp_path / seed)} for seed in "01"]})
-    row = "| pushed | 9.00 | 13 to 14 | 23.0 to 44.0 | 2.00 | 24.50 | 50.0% | 25.0% | 34.5 to 54.5 |"
-    assert row in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("copied, trained", [(("sft", "reward"), []), (("sft",), ["reward"]), (None, ["sft", "reward"])])
-def test_copied_stages_are_those_of_the_other_run_and_are_not_trained(tmp_path, monkeypatch, copied, trained):
+def test_results_are_kept_and_only_what_is_missing_is_made(tmp_path, monkeypatch):
     import runs
-    made = []
-
-    def train(name, says):
-        def main(cfg):
-            made.append(name)
-            (Path(cfg.run) / name).mkdir(parents=True)
-            (Path(cfg.run) / name / "weights").write_text("own")
-            print(says)
-        return main
-    monkeypatch.setattr(runs.sft, "main", train("sft", "sft: held-out loss 0.331 nats a token"))
-    monkeypatch.setattr(runs.reward, "main", train("reward", "held-out accuracy 98.5% of 1,000 comparisons"))
-    monkeypatch.setattr(runs.ppo, "main", lambda cfg: made.append("ppo"))
-    monkeypatch.setattr(runs.evaluate, "main", lambda cfg: made.append("evaluate"))
-    monkeypatch.setattr(runs.GPT, "from_pretrained", lambda folder: torch.nn.Linear(3, 2))
-    for name in ("sft", "reward"):
-        (tmp_path / "other" / name).mkdir(parents=True)
-        (tmp_path / "other" / name / "weights").write_text("other")
-    runs.story(tmp_path / "run", 0, {}, **({"models": tmp_path / "other", "copied": copied} if copied else {}))
-    assert made == [*trained, "ppo", "evaluate"]
-    for name in ("sft", "reward"):
-        assert (tmp_path / "run" / name / "weights").read_text() == ("own" if name in trained else "other")
-    numbers = {"sft": {"sft_loss": 0.331}, "reward": {"accuracy": 98.5}}
-    stages = json.loads((tmp_path / "run" / "stages.json").read_text())
-    assert stages == {"weights": 8} | {key: value for name in trained for key, value in numbers[name].items()}
+    made, counted = [], types.ModuleType("counted")
+    counted.run = lambda point, seed: made.append((point, seed)) or {"twice": 2 * seed}
+    monkeypatch.setitem(sys.modules, "counted", counted)
+    monkeypatch.setattr(runs, "python", lambda flag, code: exec(code))
+    points = [("a, b", 0.5), ("a", 0.5), "λ = 0"]
+    runs.results(tmp_path, "counted", points, (3, 4))
+    assert sorted(made, key=str) == sorted([(point, seed) for point in points for seed in (3, 4)], key=str)
+    made.clear()
+    found = runs.results(tmp_path, "counted", points[:2], (3, 4, 5))
+    assert made == [(points[0], 5), (points[1], 5)]
+    assert found == {point: [{"twice": 6}, {"twice": 8}, {"twice": 10}] for point in points[:2]}
 
 
-def test_the_weak_reward_model_is_trained_on_the_usual_sft_model_and_then_met_with_a_penalty():
-    import figures
-    kinds = figures.plan(range(2))
-    usual, weak, penalised = (kinds[kind][1] for kind in ("64", "weak reward model", "weak reward model penalised"))
-    assert usual["flags"] == {                                          # the defaults, said once more
-        "sft": {name: getattr(sft.Config, name) for name in ("n_embd", "pretrain_lr", "lr")},
-        "reward": {"lr": reward.Config.lr}, "ppo": {"lr": ppo.Config.lr, "critic_lr": ppo.Config.critic_lr}}
-    assert (weak["models"], weak["copied"]) == (usual["run"], ("sft",)) and weak["flags"]["reward"] == {"steps": 120}
-    assert (penalised["models"], penalised["copied"]) == (weak["run"], ("sft", "reward"))
-    assert weak["flags"]["ppo"] == {"kl_coef": 0.0, "steps": 200} and penalised["flags"]["ppo"] == {"steps": 200}
-
-
-@pytest.mark.slow
-def test_all_pictures_are_drawn_from_short_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-    import figures
+@pytest.mark.parametrize("t, runs_, p", [(2.776, 5, 0.05), (4.604, 5, 0.01), (12.706, 2, 0.05), (2.262, 10, 0.05), (0.0, 5, 1.0)])
+def test_p_of_a_paired_t_is_that_of_the_printed_tables(t, runs_, p):
     import runs
-    short = {"sft": {"steps": 2, "pretrain_steps": 2, "n_layer": 1, "n_head": 1}, "reward": {"steps": 2, "normalise_samples": 64},
-             "ppo": {"steps": 3, "batch_size": 8, "minibatches": 1}, "evaluate": {"samples": 2, "prompts": 6, "best_of": 2}}
-    story, train = runs.story, ppo.train
+    unit = [i - (runs_ - 1) / 2 for i in range(runs_)]                  # mean 0
+    error = (sum(x * x for x in unit) / (runs_ - 1) / runs_) ** 0.5     # of the mean
+    base = [10.0 * i for i in range(runs_)]                             # what the pairs share
+    mean, half, found_t, found_p = runs.paired([b + x / error + t for b, x in zip(base, unit)], base)
+    assert (mean, found_t) == pytest.approx((t, t), abs=1e-9) and found_p == pytest.approx(p, abs=2e-4)
+    assert runs_ != 5 or half == pytest.approx(2.776)
 
-    def short_story(flags, **rest):
-        story(flags={stage: flags.get(stage, {}) | short[stage] for stage in short}, **rest)
-    monkeypatch.setattr(runs, "story", short_story)
-    monkeypatch.setattr(figures, "make", lambda commands: [exec(code) for _, code in commands.values()])
-    for name, value in {"WIDTHS": (64,), "OUT": tmp_path / "runs", "PICTURES": tmp_path, "NORMAL": tmp_path / "normal.csv"}.items():
+
+def test_seeds_that_all_differ_alike_are_certain_and_equal_ones_are_not_apart():
+    import runs
+    assert runs.paired([2.0, 3.0], [1.0, 2.0]) == (1.0, 0.0, math.inf, pytest.approx(0.0, abs=1e-9))
+    assert runs.paired([1.0, 2.0], [1.0, 2.0])[2:] == (0.0, pytest.approx(1.0))
+
+
+def test_holm_allows_one_false_alarm_in_twenty_families():
+    import runs
+    draw, alarms = random.Random(0), 0
+    for _ in range(1000):                                               # 7 methods that do not differ
+        found = {name: [draw.gauss(0, 1) for _ in range(5)] for name in "abcdefg"} | {"base": [0.0] * 5}
+        cells, said = runs.against("base", found)
+        alarms += "below 0.05: none." not in said
+    assert 25 <= alarms <= 65                                           # without Holm about 300
+
+
+def test_holm_by_hand(monkeypatch):
+    import runs
+    ps = {1: 0.03, 2: 0.005, 3: 0.02, 4: 0.9}
+    monkeypatch.setattr(runs, "paired", lambda ones, base: (1.0, 0.5, 2.0, ps[ones]))
+    cells, said = runs.against("base", {"base": 0, "w": 1, "x": 2, "y": 3, "z": 4})
+    assert [cells[name][-1] for name in "xywz"] == ["0.020", "0.060", "0.060", "0.900"]
+    assert cells["x"][:2] == ["+1 ± 0.5", "2.0"] and said.endswith("below 0.05: x. Not: y; w; z.")
+
+
+def test_the_responses_until_three_rollouts_are_90_percent_ideal():
+    import ablations
+
+    def measured(*ideal):
+        found = ablations.measure([{"ideal": x, "judge": 0.0, "kl": i} for i, x in enumerate(ideal)], 128)
+        return found["needed"], found["came"], found["kl"]
+    assert measured(0.5, 1.0, 0.9, 0.8, 0.9, 1.0) == (4 * 128, True, 2.5)       # 1.0, 0.9 and 0.8
+    assert measured(0.99, 0.5, 0.99) == (3 * 128, False, 1.0)
+    assert measured(*[0.0] * 10, *[1.0] * 10)[2] == 14.5                # the last ten
+
+
+def test_every_variant_changes_what_is_there():
+    import ablations
+    names = {field.name for field in fields(ppo.Config)}
+    for flags, replaced in ablations.VARIANTS.values():
+        assert flags.keys() <= names and all(hasattr(ppo, name) for name in replaced)
+    assert sum(flags == replaced == {} for flags, replaced in ablations.VARIANTS.values()) == 1
+
+
+def test_at_first_only_the_critic_moves(monkeypatch):
+    import ablations
+    monkeypatch.setattr(ppo, "set_learning_rate", ablations.critic_first)
+    actor, critic, cfg = tiny.model(), tiny.critic(), tiny.ppo_config(steps=20, batch_size=4)
+    weights = [next(model.parameters()) for model in (actor, critic)]
+    start = [weight.clone() for weight in weights]
+    models = actor, critic, tiny.model(), tiny.critic().requires_grad_(False)
+    for step, _, _ in ppo.train(*models, adamw(actor), adamw(critic), [[1, 2], [3]] * 4, ppo.first_state(cfg), cfg):
+        moved = [not torch.equal(weight, was) for weight, was in zip(weights, start)]
+        assert moved == [step >= ablations.CRITIC_ONLY, True]
+
+
+def rollouts(seed, updates):
+    draw = random.Random(seed)
+    return {"rollouts": [{"score": i / 10 + draw.random(), "judge": 4 - abs(i - 8) / 4, "judge_std": 1.5, "ideal": 0.5,
+                          "kl": i / 8, "length": 9.0, "metrics": {"objective/kl": i + draw.random(), "lr": 0.1}}
+                         for i in range(updates)]}
+
+
+def test_pictures_band_and_table_are_drawn_from_what_the_judge_said(tmp_path, monkeypatch, capsys):
+    import figures
+    monkeypatch.setattr(figures, "seed_models", lambda seeds: None)
+    monkeypatch.setattr(figures, "make", lambda commands: None)
+    monkeypatch.setattr(figures, "results", lambda folder, module, titles, seeds: {
+        title: [rollouts(seed, 20) for seed in seeds] for title in titles})
+    for name, value in {"PICTURES": tmp_path, "NORMAL": tmp_path / "normal.csv"}.items():
         monkeypatch.setattr(figures, name, value)
-    figures.main(range(2))
-    for name in ("curves", "over_optimisation", "sizes"):
+    figures.main()
+    for name in ("curves", "over_optimisation"):
         text = (tmp_path / f"{name}.svg").read_text()
         assert ElementTree.fromstring(text).tag.endswith("svg") and len(text) < 200_000
         assert "nan" not in text and "fill: #ffffff" not in text        # no background: it reads on dark pages, too
-    assert ppo.train is train                                           # the judge has left
-    assert len(json.loads((tmp_path / "runs" / "64" / "0" / "heard.json").read_text())) == 3
-    assert list(read_normal(tmp_path / "normal.csv")["objective/kl"]) == [0, 2]
-    printed = capsys.readouterr().out
-    assert printed.count("one for all stages") == 1 and printed.count("| of 120 steps, β 0") == 2
+    assert {name: list(ends) for name, ends in read_normal(tmp_path / "normal.csv").items()} == {"objective/kl": [0, 8, 16, 19]}
+    # best: the mean of 3.25, 3.5, 3.75, 4, 3.75, 3.5, 3.25; last ten: 10 to 19, so 1.4 points and 1.8125 nats
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[2].startswith("| reward model of 1,200 steps, β 0 | 3.57 ± 0.00 | 8 to 8 | 2.38 ± 0.00 | ")
+    assert printed[2].endswith(" | 50.0% ± 0.0 | 1.81 ± 0.00 |") and len(printed) == 5
+
+
+@pytest.mark.slow
+def test_a_variant_and_a_run_against_a_weak_reward_model_start_from_the_seeds_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    import ablations
+    import figures
+    import runs
+    out, asked, four_models = tmp_path / "out", [], ppo.four_models
+    common = {"device": "cpu", "steps": 2}
+    sft.main(sft.Config(**common, run=str(out / "seed3"), pretrain_steps=2, n_layer=1, n_head=1, n_embd=8))
+    reward.main(reward.Config(**common, run=str(out / "seed3"), normalise_samples=64))
+    reward.main(reward.Config(**common, run=str(out / "weak3"), init=str(out / "seed3" / "sft"), normalise_samples=64))
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(figures, "OUT", out)
+    monkeypatch.setattr(ppo, "four_models", lambda *given: asked.append(given[:2]) or four_models(*given))
+    monkeypatch.setattr(ablations, "STEPS", 2)
+    monkeypatch.setattr(figures, "RUNS", dict.fromkeys(figures.RUNS, {"steps": 2, "batch_size": 8}))
+    assert ablations.run("λ = 0", 3).keys() == {"ideal", "judge", "kl", "needed", "came"}
+    for title in figures.RUNS:
+        assert len(figures.run(title, 3)["rollouts"]) == 2
+    own, weak = ((out / "seed3" / "sft", out / name / "reward") for name in ("seed3", "weak3"))
+    assert asked == [own, own, own, weak, weak]

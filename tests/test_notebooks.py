@@ -162,20 +162,49 @@ prepare.toy_run("reward")
 # ----------------------------------------------------------------------------- race.py
 
 
-def test_the_table_of_the_race_is_means_over_seeds_and_the_worst():
+def test_the_race_is_compared_at_one_kl_on_lines_over_its_root():
     ran = run_python("""
 import race
-one = lambda ideal, kl: {"test": {"ideal": ideal, "score": 3.0, "proxy": 0.5, "kl": kl}, "tokens": 1000, "seconds": 7.2,
-                         "history": [{"judge": x, "ideal": ideal, "kl": kl, "tokens": 10 * x} for x in (0, 3, 6, 9, 9)]}
-found = {"PPO": [one(0.9, 2.0), one(0.7, 3.0)], "SFT": [one(0.1, 0.0), one(0.1, 0.0)]}
-print(race.table(found))
-print(race.smooth([[0, 3, 6, 9, 9], [1, 1, 1, 1, 1]]).tolist(), race.smooth([[2.0, 4.0]]).tolist())
-race.draw_race(found).savefig("/dev/null", format="svg")
-race.main(["PPO", "no such method"])
+race.KL = 2.25
+def end(kl, judge): return {"kl": kl, "judge": judge, "ideal": judge / 4, "score": 0.5}
+ends = [end(4.0, 3.0), end(1.0, 1.0), end(0.25, 0.0)]           # √KL 2, 1, ½; asked at 1.5
+print(race.at_kl(ends)["judge"], race.at_kl(ends[:1]), race.at_kl(ends[1:]))
+found = {"PPO": {0.1: [end(1.0, 1.0), end(1.0, 1.0)], 0.5: [end(4.0, 3.0), end(4.0, 3.2)]},
+         "DPO": {0.1: [end(1.0, 2.0), end(1.0, 2.0)], 0.5: [end(4.0, 4.0), end(4.0, 4.0)]},
+         "GRPO": {0.1: [end(1.0, 2.0), end(3.0, 2.0)], 0.5: [end(4.0, 4.0), end(4.0, 4.0)]}}
+print(race.table(found), race.at_equal_kl(found), sep="\\n")
+race.draw(found).savefig("/dev/null", format="svg")
+print(race.at_equal_kl({"PPO": {0.1: found["PPO"][0.1]}}))
+race.main(["turn"])
 """)
-    assert "| PPO | 80.0% ± 14.1 | 70.0% | 3.00 ± 0.00 | 0.50 ± 0.00 | 2.5 | 1,000 | 7 |" in ran.stdout.splitlines(), ran.stderr
-    assert "[[0.0, 3.0, 6.0, 8.0, 9.0], [1.0, 1.0, 1.0, 1.0, 1.0]] [[2.0, 4.0]]" in ran.stdout
-    assert ran.returncode == 1 and ran.stderr.startswith("no method is called no such method; there are: SFT, best of 8")
+    said = ran.stdout.splitlines()
+    assert said[0] == "2.0 None None", ran.stderr
+    assert "| PPO | 0.5 | 4.00 ± 0.00 | 77.5% ± 3.5 | 3.10 ± 0.14 | 0.50 ± 0.00 |" in said
+    assert "| PPO | 2.05 ± 0.07 |  |  |  | 51.2% ± 1.8 | 0.50 ± 0.00 |" in said
+    assert "| DPO | 3.00 ± 0.00 | +0.95 ± 0.64 | 19.0 | 0.033 | 75.0% ± 0.0 | 0.50 ± 0.00 |" in said
+    assert "Not on both sides of 2.25 nats with each seed: GRPO." in said
+    assert said[-1] == "Not on both sides of 2.25 nats with each seed: PPO."
+    assert ran.returncode == 1 and ran.stderr == "the only word is tune\n"
+
+
+@pytest.mark.slow
+def test_every_method_runs_and_tune_sees_other_prompts_than_the_race(tmp_path):
+    ran = run_python("""
+import prepare
+prepare.COMMANDS["sft"] = "sft.py --pretrain_steps 1 --steps 1 --n_layer 1 --n_embd 8 --n_head 1"
+prepare.COMMANDS["reward"] = "reward.py --steps 1 --normalise_samples 64"
+prepare.toy_run("sft", "reward")
+import race
+race.UPDATES, race.RESPONSES, race.SAMPLES, load = 1, 16, 1, race.data.load
+race.data.load = lambda name: print("held out:", name) or load(name)
+for name, method in race.METHODS.items():
+    for seed in (0, 101):
+        found = race.run((name, method.settings[0], method.lr), seed)
+        assert (found["kl"] > 1e-8) == bool(method.lr) and found["judge_std"] > 0, (name, found)
+""", LESSONS_RUN=str(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    held_out = [line for line in ran.stdout.splitlines() if line.startswith("held out:")]
+    assert held_out == ["held out: toy", "held out: toy:validation"] * 9
 
 # ----------------------------------------------------------------------------- the lessons run
 
