@@ -1,23 +1,21 @@
-"""What each detail of PPO is worth on the toy: one change at a time, on the same five SFT and
-reward models.
+"""What each detail of PPO is worth on the toy: one change at a time, on the SFT and reward models
+of out/seed0 to out/seed4. What is missing is trained first.
 
     python experiments/ablations.py         five seeds each: about 50 minutes of one core
 
-The models are those of out/seed0 to out/seed4; what is missing is trained first. A run is shorter
-than ppo.py's default, which most variants finish alike: what counts is after how many responses 90%
-are ideal. Runs are kept in out/ablations, and one that is there is not made again. Prints the table
-of docs/ablations.md, and which differences the seeds separate.
+A run is shorter than ppo.py's default, which most variants finish alike: what counts is after how
+many responses 90% are ideal. Runs are kept in out/ablations, and one that is there is not made
+again. Prints the table of docs/ablations.md, and which differences the seeds separate.
 """
 from functools import partial
 from statistics import fmean
 
 from runs import (       # first: it puts the scripts on the path
-    ROOT, against, cell, heard, results, seed_models, spread, table)
+    ROOT, SEEDS, against, cell, heard, results, seed_models, spread, table)
 import ppo
 from gpt import ScalarGPT
 from methods import kl_estimate
 
-SEEDS = range(5)
 STEPS = 60                  # updates, where ppo.py takes 80
 CRITIC_ONLY = 5             # of them, in one variant
 HEAD = ["variant", "responses until 90% ideal", "seeds that get there", "difference to default",
@@ -74,7 +72,7 @@ def measure(rollouts, responses):
 
 
 def main():
-    seed_models(SEEDS)
+    seed_models()
     found = results(ROOT / "out" / "ablations", "ablations", VARIANTS, SEEDS)
     needed = {name: [end["needed"] for end in ends] for name, ends in found.items()}
     tests, said = against("default", needed)

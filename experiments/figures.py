@@ -12,23 +12,18 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from runs import (       # first: it puts the scripts on the path
-    ROOT, cell, heard, make, results, seed_models, spread, table)
+    ROOT, SEEDS, STYLES, cell, heard, make, results, seed_models, spread, table)
 import ppo
 import reward
 from judges.normal import NORMAL, SETTINGS, write_normal
 
 matplotlib.use("svg")
-plt.style.use(ROOT / "notebooks" / "lessons.mplstyle")
-GREY = "#8a8a8a"            # of text and axes: it reads on white and on black
-plt.rcParams.update({key: GREY for key in (
-    "text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")})
-plt.rcParams.update({"savefig.transparent": True, "legend.frameon": False,
-                     "font.size": 9, "axes.titlesize": 10})
+plt.style.use(STYLES)
+GREY = plt.rcParams["text.color"]
 PROXY, JUDGE = "#3d85c6", "#e07b20"
 
 OUT = ROOT / "out" / "figures"
 PICTURES = ROOT / "docs" / "pictures"
-SEEDS = range(5)
 STEPS = reward.Config.steps
 FEW = STEPS // 10           # a reward model that has read a tenth of the comparisons
 RUNS = {                    # title -> flags of ppo.py
@@ -102,7 +97,7 @@ def ends(kinds):
 # ---------- all of it
 
 def main():
-    seed_models(SEEDS)
+    seed_models()
     make({OUT / f"weak{seed}" / "reward" / "config.json": [
         ROOT / "reward.py", "--run", OUT / f"weak{seed}", "--seed", seed, "--steps", FEW,
         "--init", ROOT / "out" / f"seed{seed}" / "sft"] for seed in SEEDS})

@@ -13,6 +13,8 @@ from statistics import fmean, stdev
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+SEEDS = (0, 1, 2, 3, 4)      # of the tables
+STYLES = ROOT / "notebooks" / "lessons.mplstyle", ROOT / "experiments" / "pictures.mplstyle"
 sys.path.insert(0, str(ROOT))
 
 import data
@@ -39,13 +41,10 @@ def python(*words):
 def make(commands, say=print):
     """Run the commands {file: words for `python`} whose files are not there yet, WORKERS at a time,
     by default as many as there are cores. The file is the last that a command writes."""
-    def one(file):
-        python(*commands[file])
-        return file
-
     missing = [file for file in commands if not file.exists()]
     with ThreadPoolExecutor(int(os.environ.get("WORKERS", os.cpu_count()))) as pool:
-        for done, file in enumerate(pool.map(one, missing), 1):
+        made = pool.map(lambda file: python(*commands[file]), missing)
+        for done, (file, _) in enumerate(zip(missing, made), 1):
             say(f"{file}: done, {done} of {len(missing)}")
 
 
@@ -76,12 +75,12 @@ def fill(run, point, seeds):
 
 # ---------- PPO, and the judge listens
 
-def seed_models(seeds):
+def seed_models():
     """Train the SFT and reward models of out/seedN, those of the README, that are not there yet."""
     for stage in ("sft", "reward"):
         make({ROOT / "out" / f"seed{seed}" / stage / "config.json":
               [ROOT / f"{stage}.py", "--run", ROOT / "out" / f"seed{seed}", "--seed", seed]
-              for seed in seeds})
+              for seed in SEEDS})
 
 
 def heard(cfg, reward_model=None):
@@ -144,10 +143,9 @@ def paired(ones, others):
     error = stdev(differences) / n ** 0.5
     t = mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
     # For θ = atan(t / √(n-1)) the density of t is that of cosⁿ⁻² θ.
-    beyond, half = (torch.linspace(low, math.pi / 2, 1001, dtype=torch.double)
-                    for low in (math.atan(abs(t) / (n - 1) ** 0.5), 0.0))
-    p = torch.trapezoid(beyond.cos() ** (n - 2), beyond) / torch.trapezoid(
-        half.cos() ** (n - 2), half)
+    angles = torch.linspace(0, math.pi / 2, 100_001, dtype=torch.double)
+    density = angles.cos() ** (n - 2)
+    p = density[angles >= math.atan(abs(t) / (n - 1) ** 0.5)].sum() / density.sum()
     return mean, T[n - 2] * error, t, p.item()
 
 
@@ -162,6 +160,6 @@ def against(base, found):
         least = max(least, min(1.0, (len(tests) - rank) * p))
         cells[name] = [f"{mean:+,.3g} ± {half:,.2g}", f"{t:.1f}", f"{least:.3f}"]
         said[least < 0.05].append(name)
-    return cells, (f"Of {len(tests)} comparisons with {base} (t paired by seed, p after Holm) below "
-                   f"0.05: {'; '.join(said[True]) or 'none'}. Not: "
-                   f"{'; '.join(said[False]) or 'none'}.")
+    apart, other = ("; ".join(said[which]) or "none" for which in (True, False))
+    return cells, (f"Of {len(tests)} comparisons with {base} (t paired by seed, p after Holm) "
+                   f"below 0.05: {apart}. Not: {other}.")

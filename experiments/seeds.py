@@ -45,7 +45,6 @@ def main(folders):
 
     for report in reports:
         report["best_of"] = best_of(report)
-    print(f"{len(runs)} runs, judge: {reports[0]['judge']}")
     for lines, *head in (
             (rows(reports, "models", "score", "ideal", "proxy", "eos_rate", "length", "kl"),
              "", "score", "ideal", "proxy", "ends (EOS)", "length", "KL"),

@@ -38,8 +38,7 @@ def is_right(prompt, text):
 
 def is_curt(prompt, text):
     """Right, and no longer than the right sentence: nothing kind, nothing rude."""
-    longest = len(FACT_OF[prompt].right().split())
-    return is_right(prompt, text) and words(prompt, text) <= longest
+    return is_right(prompt, text) and words(prompt, text) <= words(prompt, FACT_OF[prompt].right())
 
 
 def words(prompt, text):
@@ -98,7 +97,8 @@ def main(sources):
                for measure in (is_curt, is_right, words) for side in sides]
         rows.append([source.name, *(f"{share:.1%}" for share in row[:4]),
                      *(f"{length:.1f}" for length in row[4:])])
-    print(table(["run", "curt before", "after", "right before", "after", "words before", "after"], rows))
+    print(table(["run", "curt before", "after", "right before", "after", "words before", "after"],
+                rows))
     for (prompt, one), (_, other) in list(zip(before, after))[::40]:
         print(f"\n{prompt.removesuffix('Assistant:').strip()}\n"
               f"  before  {one.strip()}\n  after   {other.strip()}")

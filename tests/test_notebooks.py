@@ -180,8 +180,8 @@ race.main(["turn"])
     said = ran.stdout.splitlines()
     assert said[0] == "2.0 None None", ran.stderr
     assert "| PPO | 0.5 | 4.00 ± 0.00 | 77.5% ± 3.5 | 3.10 ± 0.14 | 0.50 ± 0.00 |" in said
-    assert "| PPO | 2.05 ± 0.07 |  |  |  | 51.2% ± 1.8 | 0.50 ± 0.00 |" in said
-    assert "| DPO | 3.00 ± 0.00 | +0.95 ± 0.64 | 19.0 | 0.033 | 75.0% ± 0.0 | 0.50 ± 0.00 |" in said
+    assert "| PPO | 2.05 ± 0.07 |  |  |  | 51.2% ± 1.8 |" in said
+    assert "| DPO | 3.00 ± 0.00 | +0.95 ± 0.64 | 19.0 | 0.033 | 75.0% ± 0.0 |" in said
     assert "Not on both sides of 2.25 nats with each seed: GRPO." in said
     assert said[-1] == "Not on both sides of 2.25 nats with each seed: PPO."
     assert ran.returncode == 1 and ran.stderr == "the only word is tune\n"
