@@ -6,6 +6,7 @@
 Writes docs/pictures/*.svg, which read on a light and on a dark page, and judges/normal.csv; prints
 the table of over-optimisation in docs/ablations.md.
 """
+import shutil
 from statistics import fmean
 
 import matplotlib
@@ -24,11 +25,10 @@ PROXY, JUDGE = "#3d85c6", "#e07b20"
 
 OUT = ROOT / "out" / "figures"
 PICTURES = ROOT / "docs" / "pictures"
-STEPS = reward.Config.steps
-FEW = STEPS // 10           # a reward model that has read a tenth of the comparisons
+FEW = reward.Config.steps // 10           # a reward model that has read a tenth of the comparisons
 RUNS = {                    # title -> flags of ppo.py
     "default": {},
-    f"reward model of {STEPS:,} steps, β 0": {"kl_coef": 0.0, "steps": 200},
+    f"reward model of {reward.Config.steps:,} steps, β 0": {"kl_coef": 0.0, "steps": 200},
     f"of {FEW} steps, β 0": {"kl_coef": 0.0, "steps": 200},
     f"of {FEW} steps, β {ppo.Config.kl_coef}": {"steps": 200}}
 
@@ -98,9 +98,12 @@ def ends(kinds):
 
 def main():
     seed_models()
+    for seed in SEEDS:
+        shutil.copytree(ROOT / "out" / f"seed{seed}" / "sft", OUT / f"weak{seed}" / "sft",
+                        dirs_exist_ok=True)
     make({OUT / f"weak{seed}" / "reward" / "config.json": [
-        ROOT / "reward.py", "--run", OUT / f"weak{seed}", "--seed", seed, "--steps", FEW,
-        "--init", ROOT / "out" / f"seed{seed}" / "sft"] for seed in SEEDS})
+        ROOT / "reward.py", "--run", OUT / f"weak{seed}", "--seed", seed, "--steps", FEW]
+        for seed in SEEDS})
     found = {title: [end["rollouts"] for end in ends]
              for title, ends in results(OUT, "figures", RUNS, SEEDS).items()}
     default = found.pop("default")

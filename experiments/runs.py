@@ -28,8 +28,7 @@ from text.tokenizer import Tokenizer
 # ---------- processes
 
 def python(*words):
-    """Run `python` with these words, on one core. Raises RuntimeError with the end of what it
-    said."""
+    """Run `python` with these words, on one core. Raises RuntimeError with what it said last."""
     path = os.pathsep.join(str(ROOT / name) for name in ("", "experiments", "notebooks"))
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": path}
     command = [sys.executable, *map(str, words)]
@@ -97,8 +96,7 @@ def heard(cfg, reward_model=None):
 
 
 def opinion(e, tokenizer):
-    """Of the responses of the rollout `e`: means of what is known and of what the judge says, and
-    the standard deviation of its points."""
+    """Of the rollout `e`: means of what is known and of the judge's points, and their deviation."""
     asked = tokenizer.texts(e.ids[:, :e.P], e.mask[:, :e.P])
     said = tokenizer.texts(e.ids[:, e.P:], e.response_mask)
     points = torch.tensor(list(map(judge, asked, said)), dtype=torch.float)     # (B)

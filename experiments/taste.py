@@ -54,8 +54,7 @@ def ranking(prompt, completions):
 
 
 def label(run, seed):
-    """Compare two responses of the run's SFT model, LABELS times, as label.py asks for it. Returns
-    the file."""
+    """Compare two responses of the run's SFT model, LABELS times, by label.py. Returns the file."""
     torch.manual_seed(seed)
     cfg, labels = Config(), Labels(run / "mine.jsonl")
     respond = responder(

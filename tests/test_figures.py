@@ -2,6 +2,7 @@
 import json
 import math
 import random
+import shutil
 import sys
 import types
 from dataclasses import fields
@@ -161,6 +162,7 @@ def test_pictures_band_and_table_are_drawn_from_what_the_judge_said(tmp_path, mo
     import figures
     monkeypatch.setattr(figures, "seed_models", lambda: None)
     monkeypatch.setattr(figures, "make", lambda commands: None)
+    monkeypatch.setattr(figures.shutil, "copytree", lambda *given, **options: None)
     monkeypatch.setattr(figures, "results", lambda folder, module, titles, seeds: {
         title: [rollouts(seed, 20) for seed in seeds] for title in titles})
     for name, value in {"PICTURES": tmp_path, "NORMAL": tmp_path / "normal.csv"}.items():
@@ -187,7 +189,8 @@ def test_a_variant_and_a_run_against_a_weak_reward_model_start_from_the_seeds_mo
     common = {"device": "cpu", "steps": 2}
     sft.main(sft.Config(**common, run=str(out / "seed3"), pretrain_steps=2, n_layer=1, n_head=1, n_embd=8))
     reward.main(reward.Config(**common, run=str(out / "seed3"), normalise_samples=64))
-    reward.main(reward.Config(**common, run=str(out / "weak3"), init=str(out / "seed3" / "sft"), normalise_samples=64))
+    shutil.copytree(out / "seed3" / "sft", out / "weak3" / "sft")
+    reward.main(reward.Config(**common, run=str(out / "weak3"), normalise_samples=64))
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     monkeypatch.setattr(figures, "OUT", out)
     monkeypatch.setattr(ppo, "four_models", lambda *given: asked.append(given[:2]) or four_models(*given))
@@ -196,5 +199,5 @@ def test_a_variant_and_a_run_against_a_weak_reward_model_start_from_the_seeds_mo
     assert ablations.run("λ = 0", 3).keys() == {"ideal", "judge", "kl", "needed", "came"}
     for title in figures.RUNS:
         assert len(figures.run(title, 3)["rollouts"]) == 2
-    own, weak = ((out / "seed3" / "sft", out / name / "reward") for name in ("seed3", "weak3"))
-    assert asked == [own, own, own, weak, weak]
+    own = out / "seed3" / "sft"
+    assert asked == [(own, out / "seed3" / "reward")] * 3 + [(own, out / "weak3" / "reward")] * 2
