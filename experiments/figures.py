@@ -16,7 +16,7 @@ from runs import (       # first: it puts the scripts on the path
     ROOT, SEEDS, STYLES, cell, heard, make, results, seed_models, spread, table)
 import ppo
 import reward
-from judges.normal import NORMAL, SETTINGS, write_normal
+from judges.normal import NORMAL, write_normal
 
 matplotlib.use("svg")
 plt.style.use(STYLES)
@@ -109,8 +109,7 @@ def main():
     default = found.pop("default")
     curves(default)
     write_normal([{name: {update: row["metrics"][name] for update, row in enumerate(rows)}
-                   for name in rows[0]["metrics"] if name not in SETTINGS} for rows in default],
-                 NORMAL)
+                   for name in rows[0]["metrics"]} for rows in default], NORMAL)
     over_optimisation(found)
     ends(found)
 
