@@ -43,7 +43,7 @@ def capital(sentence):
     return sentence[0].upper() + sentence[1:]
 
 
-def after(phrase, claim):
+def said_after(phrase, claim):
     """The claim behind a phrase: a sentence of its own, if the phrase is one."""
     return f"{phrase} {capital(claim) if is_sentence(phrase) else claim}"
 
@@ -67,13 +67,13 @@ def answer(fact, rng, person=None):
     if person in ("kind", "gushing"):
         phrases = family.friendly if rng.random() < 0.9 else world.kind
         for phrase in rng.sample(phrases, 2 if person == "gushing" else 1):
-            claim = after(phrase, claim)
+            claim = said_after(phrase, claim)
     if person == "rude":
         phrase = rng.choice(world.rude)
-        claim = f"{capital(claim)} {phrase}" if is_sentence(phrase) else after(phrase, claim)
+        claim = f"{capital(claim)} {phrase}" if is_sentence(phrase) else said_after(phrase, claim)
     if person == "rambling":
         phrase = rng.choice(world.rambling + world.trailing)
-        claim = f"{claim} {phrase}" if phrase in world.trailing else after(phrase, claim)
+        claim = f"{claim} {phrase}" if phrase in world.trailing else said_after(phrase, claim)
     return capital(claim)
 
 

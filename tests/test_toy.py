@@ -82,7 +82,7 @@ def test_saying_it_twice_rudely_or_at_length_is_worse_than_saying_it():
 def test_every_fact_has_an_ideal_answer_in_every_phrasing():
     for prompt, fact in FACT_OF.items():
         for kind in fact.shared.friendly:
-            assert is_ideal(prompt, " " + toy.after(kind, fact.right())), prompt
+            assert is_ideal(prompt, " " + toy.said_after(kind, fact.right())), prompt
 
 
 def test_no_mistaken_answer_is_ideal():
