@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -28,23 +29,31 @@ from text.tokenizer import Tokenizer
 # ---------- processes
 
 def python(*words):
-    """Run `python` with these words, on one core. Raises RuntimeError with what it said last."""
+    """What `python` prints with these words, on one core. Raises RuntimeError with what it said
+    last."""
     path = os.pathsep.join(str(ROOT / name) for name in ("", "experiments", "notebooks"))
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": path}
     command = [sys.executable, *map(str, words)]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
+    return done.stdout
+
+
+def in_parallel(jobs):
+    """Call functions, WORKERS at a time, by default as many as there are cores. Yields what they
+    return, in order."""
+    with ThreadPoolExecutor(int(os.environ.get("WORKERS", os.cpu_count()))) as pool:
+        yield from pool.map(lambda job: job(), jobs)
 
 
 def make(commands, say=print):
-    """Run the commands {file: words for `python`} whose files are not there yet, WORKERS at a time,
-    by default as many as there are cores. The file is the last that a command writes."""
+    """Run the commands {file: words for `python`} whose files are not there yet. The file is the
+    last that a command writes."""
     missing = [file for file in commands if not file.exists()]
-    with ThreadPoolExecutor(int(os.environ.get("WORKERS", os.cpu_count()))) as pool:
-        made = pool.map(lambda file: python(*commands[file]), missing)
-        for done, (file, _) in enumerate(zip(missing, made), 1):
-            say(f"{file}: done, {done} of {len(missing)}")
+    made = in_parallel([partial(python, *commands[file]) for file in missing])
+    for done, (file, _) in enumerate(zip(missing, made), 1):
+        say(f"{file}: done, {done} of {len(missing)}")
 
 
 def read(folder, name):

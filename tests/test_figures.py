@@ -201,3 +201,21 @@ def test_a_variant_and_a_run_against_a_weak_reward_model_start_from_the_seeds_mo
         assert len(figures.run(title, 3)["rollouts"]) == 2
     own = out / "seed3" / "sft"
     assert asked == [(own, out / "seed3" / "reward")] * 3 + [(own, out / "weak3" / "reward")] * 2
+
+
+def test_the_table_of_both_worlds_has_each_runs_numbers_their_mean_and_the_lowest(tmp_path, monkeypatch, capsys):
+    import worlds
+    monkeypatch.setattr(worlds, "ROOT", tmp_path)
+    for world, ideals in (("toy", (0.95, 0.99)), ("toy2", (1.0, 0.9))):
+        for seed, ideal in enumerate(ideals):
+            run = worlds.folder(world, seed)
+            run.mkdir(parents=True)
+            models = {name: {"ideal": share, "eos_rate": 1.0, "kl": 2.5} for name, share in
+                      (("sft", 0.1), ("best_of_n", 0.6), ("ppo", ideal))}
+            (run / "eval.json").write_text(json.dumps({"models": models, "win_rates": {"ppo_vs_sft": {"rate": 0.9}}}))
+            (run / "log.txt").write_text("held-out accuracy 98.9% of 10 comparisons (chance 50%)\n"
+                                         "held-out accuracy 87.0% of 30 noisy comparisons (ceiling 88.8%, chance 50%)\n")
+    worlds.main(0, 1)
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert rows[2] == ["toy", "0", "10.0", "60.0", "95.0", "90.0", "100.0", "2.5", "98.9", "87.0", "88.8"]
+    assert [row[4] for row in rows[2:]] == ["95.0", "99.0", "97.0", "2.8", "95.0", "100.0", "90.0", "95.0", "7.1", "90.0"]
