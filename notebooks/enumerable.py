@@ -42,6 +42,10 @@ class Task:
         """The rewards (rows) of prompts with answers, (rows, tokens)."""
         return self.table[number(ids.where(mask, -1)[:, len(PROMPT):])]
 
+    def unfinished(self, given):
+        """The reward of an answer that is cut off."""
+        return NEVER_ENDED
+
 
 def number(answers):
     """A number for each answer (rows, tokens), -1 beyond its end: its digits in base 6."""
@@ -95,7 +99,7 @@ def ppo_policy(task, beta, updates=None):
     cfg = ppo.Config(                       # no default that is there for the toy's sake
         steps=updates or UPDATES[task.length], batch_size=256, epochs=2, minibatches=1,
         max_new_tokens=task.length, temperature=1.0, lr=3e-3, critic_lr=1e-2, kl_coef=beta,
-        gamma=1.0, lam=0.95, clip=0.2, value_clip=0.2, missing_eos_score=NEVER_ENDED)
+        gamma=1.0, lam=0.95, clip=0.2, value_clip=0.2)
     for _ in ppo.train(actor, critic, task.reference, task, *optimizers,
                        [PROMPT] * cfg.batch_size, ppo.first_state(cfg), cfg):
         pass
