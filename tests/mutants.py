@@ -1,6 +1,6 @@
 """Wrong versions of the code, one line each, that the tests must catch.
 
-    python tests/mutants.py                 all of them: one run of the fast tests each, until the first failure
+    python tests/mutants.py                 all of them: the tests of their file, then all fast ones, until the first failure
     python tests/mutants.py ppo gae         only those whose file or name contains one of the words
 
 Every line below has been a bug somewhere, in well-known code or nearly so: most of them leave a run that
@@ -9,12 +9,16 @@ exits with 1 if any survives, or if a line to be changed is no longer in the cod
 """
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import time
+from contextlib import suppress
 from pathlib import Path
+
+import hypothesis       # here, not once for each mutant
+import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 
@@ -668,25 +672,57 @@ def find(file, right, root=ROOT):
 NOTHING = ("ppo.py", "nothing is wrong: all tests must pass", "def main(cfg):", "def main(cfg):")
 
 
-def killer(base, mutant):
-    """The test that fails when the mutant stands in a copy of the tree `base`; None if all pass."""
+# The test files that are tried first, by the beginning of a mutant's file; test_maths.py always is.
+NEAR = {"gpt": "gpt weights invariances chat", "sft": "sft invariances", "reward": "reward invariances", "ppo": "ppo invariances trainable",
+        "methods": "methods", "checks": "ppo trainable", "chat": "chat", "label": "labels", "page": "page", "evaluate": "evaluate judges",
+        "data/messages": "messages data inputs", "data/jsonl": "data inputs hh", "data/hh": "hh", "data/hub": "hub_set", "data/tldr": "tldr",
+        "data/split": "data inputs", "data/__": "data inputs", "data/": "toy data", "judges/normal": "normal", "judges/": "judges evaluate",
+        "text/": "data inputs sft reward invariances", "export/card": "folder", "export/": "folder weights inputs",
+        "support/checkpoint": "weights folder trainable", "support/trainable": "trainable", "support/optimizer": "ppo sft",
+        "support/distributed": "distributed", "support/loop": "resume log", "support/resume": "resume", "support/lock": "files resume folder",
+        "support/runs": "origin resume folder", "support/files": "files resume", "support/command": "trainable bad_input",
+        "support/preflight": "bad_input trainable", "support/hub": "weights", "support/": "files endings bad_input log", "experiments/": "figures"}
+SECONDS = 600           # for the tests of one mutant
+
+
+def tests_fail(tree, files):
+    """The first test of these files that fails in `tree`, or None. A process is forked for it, so that torch is imported once."""
+    said = Path(tree) / "said.txt"
+    if (child := os.fork()) == 0:
+        os.setsid()
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        os.dup2(1, 2)
+        os.chdir(tree)
+        sys.path[:] = [path for path in sys.path if not Path(path).is_relative_to(ROOT)]
+        signal.alarm(SECONDS)
+        code = pytest.main(["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-m", "not slow and not notebooks", *files])
+        sys.stdout.flush()
+        os._exit(int(code))
+    _, status = os.waitpid(child, 0)
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)                        # what a test has left running
+    failed = [line.split(" ", 2)[1] for line in said.read_text(errors="replace").splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if status:
+        return failed[0].removeprefix("tests/") if failed else f"pytest ended with {os.waitstatus_to_exitcode(status)}"
+    return None
+
+
+def killer(tree, mutant):
+    """The test that fails when the mutant stands in the tree; None if all pass."""
     file, _, right, wrong = mutant
-    source = find(file, right, base)
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        shutil.copytree(base, tree)
-        (tree / file).write_text(source.replace(right, wrong))
-        # The test of this list would see any change at all; the notebooks are not the specification.
-        tests = {f"tests/{path.name}" for path in tree.glob("tests/test_*.py") if path.stem not in ("test_mutants", "test_notebooks")}
-        near = {name for name in tests if any(part.removesuffix(".py") in name for part in Path(file).parts) or "maths" in name or file == "gpt.py" and "weights" in name}
-        last = {"tests/test_optimum.py"}
-        for some in filter(None, (near, tests - near - last, last)):        # most are caught at the first try
-            run = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider",
-                                  "-m", "not slow and not notebooks", *sorted(some)],
-                                 cwd=tree, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-            failed = [line.split(" ", 2)[1] for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-            if run.returncode:
-                return failed[0].removeprefix("tests/") if failed else f"pytest ended with code {run.returncode}"
+    source = find(file, right, tree)
+    (tree / file).write_text(source.replace(right, wrong))
+    # The test of this list would see any change at all; the notebooks are not the specification.
+    tests = {f"tests/{path.name}" for path in tree.glob("tests/test_*.py") if path.stem not in ("test_mutants", "test_notebooks")}
+    words = next((words for start, words in NEAR.items() if file.startswith(start)), "").split()
+    near = [f"tests/test_{word}.py" for word in ["maths", *words]]
+    last = {"tests/test_optimum.py"}
+    try:
+        for some in (near, sorted(tests - set(near) - last), sorted(last)):     # most are caught at the first try
+            if caught := tests_fail(tree, some):
+                return caught
+    finally:
+        (tree / file).write_text(source)
     return None
 
 
@@ -696,17 +732,28 @@ def main(wanted):
         sys.exit(f"no mutant is called {' or '.join(wanted)}")
     for file, _, right, _ in mutants:
         find(file, right)
-    survivors = 0
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(int(os.environ.get("WORKERS", os.cpu_count()))) as pool:
-        base = Path(folder) / "base"                            # as it is now, whatever is edited meanwhile
-        shutil.copytree(ROOT, base, ignore=shutil.ignore_patterns(".*", "out", "toy", "toy2", "__pycache__"))
-        if failed := killer(base, NOTHING):
+    os.environ["OMP_NUM_THREADS"] = "1"
+    workers = int(os.environ.get("WORKERS", os.cpu_count()))
+    with tempfile.TemporaryDirectory() as folder:
+        trees = [Path(folder) / str(i) for i in range(workers)]     # as it is now, whatever is edited meanwhile
+        for tree in trees:
+            shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "out", "mine", "toy", "toy2", "__pycache__"))
+        if failed := killer(trees[0], NOTHING):
             sys.exit(f"{failed} fails without any mutant: mend that first")
-        for mutant, caught in zip(mutants, pool.map(partial(killer, base), mutants)):
-            survivors += caught is None
-            print(f"{mutant[0]:18} {mutant[1]:58} {caught or 'SURVIVED'}", flush=True)
+        children = [os.fork() or share(tree, mutants[i::workers]) for i, tree in enumerate(trees)]
+        survivors = sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
     print(f"{len(mutants) - survivors} of {len(mutants)} caught")
     sys.exit(survivors > 0)
+
+
+def share(tree, mutants):
+    """One worker's part. Ends its process with the number of survivors."""
+    survivors = 0
+    for mutant in mutants:
+        start, caught = time.time(), killer(tree, mutant)
+        survivors += caught is None
+        print(f"{mutant[0]:22} {mutant[1]:58} {caught or 'SURVIVED'}  {time.time() - start:.0f} s", flush=True)
+    os._exit(survivors)
 
 
 if __name__ == "__main__":
