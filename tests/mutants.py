@@ -658,6 +658,11 @@ MUTANTS = [
     ("sft.py", "the frame is supposed", "tokenizer.framed = 2 * bare < len(demonstrations)", "tokenizer.framed = True"),
     ("chat.py", "bare prompts get a frame", "if self.tokenizer.framed:", "if True:"),
     ("export/config_json.py", "a folder forgets that its prompts are bare", "config[\"framed\"] = False", "pass"),
+    ("practice.py", "what was written is overwritten", "if not path.exists():", "if True:"),
+    ("practice.py", "the blanks of others count, too", "            theirs[i] = right[j]\n", "            pass\n"),
+    ("practice.py", "docstrings are blanked", "first.end_lineno if ast.get_docstring(body[i]) else first.lineno - 1", "first.lineno - 1"),
+    ("exercises/checks.py", "gradients are not compared", 'for name in case["gradients"] if gradients}', 'for name in case["gradients"] if False}'),
+    ("exercises/checks.py", "pads must be equal, too", "        differ = differ & where\n", "        pass\n"),
 ]
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("data", "text", "support", "export", "judges", "experiments", "notebooks")
+FOLDERS = ("data", "text", "support", "export", "judges", "exercises", "experiments", "notebooks")
 FILES = sorted(path.relative_to(ROOT) for folder in (".", *FOLDERS) for path in (ROOT / folder).glob("*.py"))
 STAGES = {"gpt", "data", "text", "support", "export"}
 # What each room may import of the project, besides its own files.
 BELOW = {"support": {"export"}, "text": {"support", "export"}, "export": set(), "data": {"text", "support"},
          "gpt": {"support"}, "checks": {"support"}, "sft": STAGES, "reward": STAGES, "ppo": {*STAGES, "checks"},
          "methods": {"gpt", "sft", "reward", "ppo", "text", "support"}, "chat": STAGES, "label": STAGES,
-         "judges": STAGES, "evaluate": {*STAGES, "judges"}, "page": {*STAGES, "ppo"}}
+         "judges": STAGES, "evaluate": {*STAGES, "judges"}, "page": {*STAGES, "ppo"},
+         "exercises": {*STAGES, "reward", "ppo"}, "practice": {"exercises", "support"}}
 WIDTH = 100
 
 
