@@ -679,7 +679,7 @@ NOTHING = ("ppo.py", "nothing is wrong: all tests must pass", "def main(cfg):", 
 
 # The test files that are tried first, by the beginning of a mutant's file; test_maths.py always is.
 NEAR = {"gpt": "gpt weights invariances chat", "sft": "sft invariances", "reward": "reward invariances", "ppo": "ppo invariances trainable",
-        "methods": "methods", "checks": "ppo trainable", "chat": "chat", "label": "labels", "page": "page", "evaluate": "evaluate judges",
+        "methods": "methods", "checks": "ppo trainable", "practice": "practice", "exercises/": "practice", "chat": "chat", "label": "labels", "page": "page", "evaluate": "evaluate judges",
         "data/messages": "messages data inputs", "data/jsonl": "data inputs hh", "data/hh": "hh", "data/hub": "hub_set", "data/tldr": "tldr",
         "data/split": "data inputs", "data/__": "data inputs", "data/": "toy data", "judges/normal": "normal", "judges/": "judges evaluate",
         "text/": "data inputs sft reward invariances", "export/card": "folder", "export/": "folder weights inputs",
@@ -717,8 +717,9 @@ def killer(tree, mutant):
     file, _, right, wrong = mutant
     source = find(file, right, tree)
     (tree / file).write_text(source.replace(right, wrong))
-    # The test of this list would see any change at all; the notebooks are not the specification.
-    tests = {f"tests/{path.name}" for path in tree.glob("tests/test_*.py") if path.stem not in ("test_mutants", "test_notebooks")}
+    # Two tests, which read this list, would see any change at all; the notebooks are not the specification.
+    tests = {f"tests/{path.name}" for path in tree.glob("tests/test_*.py")
+             if path.stem not in ("test_mutants", "test_practice", "test_notebooks")}
     words = next((words for start, words in NEAR.items() if file.startswith(start)), "").split()
     near = [f"tests/test_{word}.py" for word in ["maths", *words]]
     last = {"tests/test_optimum.py"}
