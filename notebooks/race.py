@@ -50,14 +50,14 @@ class Method:
 # From the least machinery to the most.
 METHODS = {
     "best of n": Method("#000000", "-", settings=(1, 2, 4, 8, 16, 32)),
-    "DPO": Method("#c2185b", "--", 1e-3, settings=(0.4, 0.1, 1.6)),
-    "rejection": Method("#8c3fa0", "-.", 5e-4, methods.rejection, 4, settings=(40, 20, 10)),
+    "DPO": Method("#c2185b", "--", 5e-4, settings=(0.4, 0.1, 1.6)),
+    "rejection": Method("#8c3fa0", "-.", 2.5e-4, methods.rejection, 4, settings=(40, 20, 10)),
     "REINFORCE": Method("#5a5a5a", ":", 1e-3, methods.reinforce, one_step=True),
     "RLOO, one step": Method("#0a8a6a", ":", 2e-3, methods.rloo, 4, one_step=True),
     "RLOO": Method("#0a8a6a", "-.", 1e-3, methods.rloo, 4),
-    "GRPO": Method("#d1600a", "--", 5e-4, methods.grpo, 4),
+    "GRPO": Method("#d1600a", "--", 1e-3, methods.grpo, 4),
     "Dr. GRPO": Method("#e8a33d", "-", 1e-3, partial(methods.grpo, divide=False), 4),
-    "PPO": Method("#0b3c6f", "-", 1e-3),
+    "PPO": Method("#0b3c6f", "-", 5e-4),
 }
 
 # ---------- one run
