@@ -33,7 +33,7 @@ torch.set_num_threads(1)        # for models as small as these, more only wait f
 
 OWN = Path(os.environ.get("LESSONS_RUN", ROOT / "out" / "notebooks"))
 SFT = "sft.py --pretrain_steps 800 --steps 400"
-COMMANDS = {"base": SFT, "sft": SFT, "reward": "reward.py --steps 500"}
+COMMANDS = {"base": SFT, "sft": SFT, "reward": "reward.py --steps 800"}
 
 # ---------- models
 
