@@ -23,8 +23,9 @@ def write_whole(path, content):
         content = json.dumps(content, indent=2) + "\n"
     write = content if callable(content) else (
         lambda to: to.write_text(content, encoding="utf-8", newline=""))    # line ends stay
-    if path == Path("/dev/stdout"):     # a file, perhaps, in which other lines stand
-        sys.stdout.write(content)
+    streams = {Path("/dev/stdout"): sys.stdout, Path("/dev/stderr"): sys.stderr}
+    if path in streams:                 # a file, perhaps, in which other lines stand
+        streams[path].write(content)
         return
     if path.exists() and not path.is_file():
         write(path)                     # a device or a pipe stays one

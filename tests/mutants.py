@@ -538,6 +538,7 @@ MUTANTS = [
     ("support/runs.py", "a set of the Hub lends its run half a name", 'cfg.data.partition("/")[2].replace("/", "-")', 'cfg.data.rpartition("/")[2]'),
     # ------------------------------------------------------------------------- files, folders, terminals
     ('support/files.py', 'a device is replaced by a file', 'if path.exists() and not path.is_file():', 'if False:'),
+    ('support/files.py', 'the error stream is replaced by a file', ', Path("/dev/stderr"): sys.stderr}', '}'),
     ('support/files.py', 'a link is replaced by a file', 'path = path.resolve() ', 'path = path '),
     ('support/files.py', 'weights are for nobody else to read', '        temporary.chmod(mode) ', '        pass '),
     ('support/files.py', 'two programs write one temporary file', '.{token_hex(4)}.partial', '.partial'),

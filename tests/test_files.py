@@ -45,11 +45,14 @@ def test_devices_and_pipes_are_written_into_and_stay_what_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("into", ["| cat", "> file; cat file", ">> file; cat file"])
-def test_standard_output_keeps_what_was_printed_before_and_after(tmp_path, into):
-    program = ("from pathlib import Path; from support.files import write_whole; print('before'); "
-               "write_whole(Path('/dev/stdout'), 'text\\n'); print('after')")
-    said = subprocess.run(f"'{sys.executable}' -c \"{program}\" {into}", shell=True, cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+@pytest.mark.parametrize("stream, redirect", [("stdout", ""), ("stderr", "2>&1 >/dev/null ")])
+def test_a_standard_stream_keeps_what_was_printed_before_and_after(tmp_path, stream, redirect, into):
+    if redirect and "file" in into:                             # the error stream, and nothing else, in a file
+        redirect, into = "", "2" + into
+    program = ("import sys; from pathlib import Path; from support.files import write_whole; "
+               f"print('before', file=sys.{stream}); write_whole(Path('/dev/{stream}'), 'text\\n'); print('after', file=sys.{stream})")
+    said = subprocess.run(f"'{sys.executable}' -c \"{program}\" {redirect}{into}", shell=True, cwd=tmp_path, capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert said.stdout.split() == ["before", "text", "after"], said
 
 
