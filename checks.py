@@ -105,11 +105,12 @@ def check_memory(models, folders, longest_prompt, cfg, device):
     memory. Raises UserError if that exceeds what the GPU has free. `models` have shapes alone.
 
     A model needs its weights, and for those that move a gradient and AdamW's two moments, each as
-    large again; several processes copy the gradients of one model to add them up. On top comes the
-    most that one of three moments needs, per row: generation 2 numbers a token, channel and layer
-    (keys and values) and 12 of the layer at work; scoring the logits of two models in 7 forms; a
-    step 20 numbers a token, channel and layer (as in arXiv:2205.05198, section 4.1) and the logits
-    in 5 forms. All but the 2 were measured: python tests/memory.py.
+    large again. Several processes copy the gradients of one model to add them up. On top comes the
+    phase that needs most. Each of its rows takes, in numbers per token and channel:
+        generation  2 per layer (keys and values), and 12 for the layer at work
+        scoring     7 tensors as large as the row's logits (R, V): logits of two models, their KL
+        a step      20 per layer (as in arXiv:2205.05198, section 4.1), and 5 such tensors
+    The 2 follows from the code; the other numbers were measured by tests/memory.py.
     """
     print(f"{'role':14}{'starts from':32}{'weights':>14}{'that move':>14}{'memory':>12}")
     needed = copies = 0

@@ -237,7 +237,7 @@ def make_experience(actor, critic, reference, reward_model, prompts, prompt_mask
         logits = response_logits(actor, rows, real, R, cfg.temperature)  # (rows, R, V)
         ref_logits = response_logits(reference, rows, real, R, cfg.temperature)  # (rows, R, V)
         ref_logprobs.append(token_logprobs(ref_logits, rows[:, -R:]))   # (rows, R)
-        exact_kl.append(kl_divergence(logits, ref_logits))                # (rows, R)
+        exact_kl.append(kl_divergence(logits, ref_logits))              # (rows, R)
     scores, values, ref_logprobs, exact_kl = map(
         torch.cat, (scores, values, ref_logprobs, exact_kl))
 
