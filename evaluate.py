@@ -71,7 +71,7 @@ def respond_all(model, sft, reward_model, prompts, tokenizer, judge, cfg, device
     """One sampled Response to each prompt (str), in order."""
     responses = []
     block_size = min(one.config.block_size for one in (model, sft, reward_model))
-    lowest = reward_model.unfinished(cfg.missing_eos_score)
+    lowest = reward_model.unfinished_score(cfg.missing_eos_score)
     encoded = encode_prompts(prompts, tokenizer, block_size, cfg.max_new_tokens)
     for i in range(0, len(prompts), cfg.batch_size):
         batch = encoded[i:i + cfg.batch_size]

@@ -315,7 +315,7 @@ class ScalarGPT(GPT):
         seen the whole text.
 
         It means something for texts that end with <|endoftext|>, since the reward model has
-        learned from no other: see `unfinished`.
+        learned from no other: see `unfinished_score`.
         """
         positions = torch.arange(ids.shape[1], device=ids.device)   # (T)
         if self.config.eos_is_pad:      # transformers took the end for padding, and read before it
@@ -323,7 +323,7 @@ class ScalarGPT(GPT):
         last = (mask * positions).argmax(dim=1)                     # (B)
         return self(ids, mask)[torch.arange(len(ids), device=ids.device), last]  # (B)
 
-    def unfinished(self, given=None):
+    def unfinished_score(self, given=None):
         """The score of a response without <|endoftext|>: `given` (--missing_eos_score), or the
         lowest that a completion of the SFT model got in reward.py."""
         return self.config.reward_min if given is None else given

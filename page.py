@@ -76,7 +76,7 @@ def read_run(run, name):
     sft, rm = found[0]
     tokenizer = Tokenizer.shared(sft, rm, run / "ppo")
     reference, reward_model = GPT.from_pretrained(sft), ScalarGPT.from_pretrained(rm)
-    flags.missing_eos_score = reward_model.unfinished(flags.missing_eos_score)
+    flags.missing_eos_score = reward_model.unfinished_score(flags.missing_eos_score)
     train, test = data.load(name)
     asked = batch_at(test.prompts or train.prompts, PROMPTS, 0, seed=0)
     asked = encode_prompts(asked, tokenizer, reference.config.block_size, flags.max_new_tokens)

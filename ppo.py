@@ -252,7 +252,7 @@ def make_experience(actor, critic, reference, reward_model, prompts, prompt_mask
     # 3  Each token pays for its KL; the score comes with the last one. An unfinished response gets
     #    the lowest score that a finished one of the SFT model got, so the actor learns to stop.
     is_eos = (ids[:, P:] == actor.config.eos_token_id) & response_mask  # (B, R)
-    lowest = reward_model.unfinished(cfg.missing_eos_score)
+    lowest = reward_model.unfinished_score(cfg.missing_eos_score)
     scores = torch.where(is_eos.any(1), scores, lowest)                 # (B)
     rewards = -kl_coef * kl_penalty(logprobs, ref_logprobs)             # (B, R)
     rows, last = torch.arange(len(ids), device=ids.device), response_mask.sum(1) - 1    # 2 x (B)

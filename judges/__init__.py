@@ -68,7 +68,7 @@ class HeldOutRewardModel(Judge):
         scores = []
         for i in range(0, len(rows), size):
             scores += self.model.reward(*pad(rows[i:i + size], device=self.device)).tolist()
-        lowest = self.model.unfinished(self.cfg.missing_eos_score)
+        lowest = self.model.unfinished_score(self.cfg.missing_eos_score)
         return [score if response.ended else lowest
                 for response, score in zip(responses, scores)]
 

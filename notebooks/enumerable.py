@@ -42,7 +42,7 @@ class Task:
         """The rewards (rows) of prompts with answers, (rows, tokens)."""
         return self.table[number(ids.where(mask, -1)[:, len(PROMPT):])]
 
-    def unfinished(self, given):
+    def unfinished_score(self, given):
         """The reward of an answer that is cut off."""
         return NEVER_ENDED
 

@@ -30,7 +30,7 @@ def token_rewards(logprobs, ref_logprobs, scores, mask, kl_coef):
     """Of make_experience, for models that say what they are told to: 0 ends a response, and stands in its pads."""
     tokens = (torch.arange(mask.shape[1]) < mask.sum(1, keepdim=True) - 1) * 5
     actor, reference = (Scripted(tokens.tolist(), x.tolist()) for x in (logprobs, ref_logprobs))
-    reward_model = SimpleNamespace(reward=lambda ids, real: scores.float(), unfinished=lambda given: -99.0)
+    reward_model = SimpleNamespace(reward=lambda ids, real: scores.float(), unfinished_score=lambda given: -99.0)
     prompts = torch.ones(len(mask), 1, dtype=torch.long)
     return ppo.make_experience(actor, methods.no_critic, reference, reward_model, prompts, prompts.bool(), kl_coef,
                                ppo_config(max_new_tokens=mask.shape[1])).rewards

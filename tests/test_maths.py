@@ -214,7 +214,7 @@ def scripted_experience(reward_min=None, **changes):
     # The prompt has 2 tokens: V of the states that the actions are chosen in stands at 1, 2, 3, 4, 5.
     critic = lambda ids, mask: torch.tensor([[9, .1, .2, .3, .4, .5, 9]] * 2)
     reward_model = SimpleNamespace(reward=lambda ids, mask: torch.tensor([1.3, .7]),
-                                   unfinished=lambda given: reward_min if given is None else given)
+                                   unfinished_score=lambda given: reward_min if given is None else given)
     prompts = torch.tensor([[3, 4], [3, 0]])
     return make_experience(actor, critic, reference, reward_model, prompts, torch.ones(2, 2).bool(), 0.05,
                            ppo_config(max_new_tokens=5, **changes))
