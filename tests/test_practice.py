@@ -214,4 +214,5 @@ def test_the_scripts_in_mine_need_nothing_from_outside(laid):
     program = "import sys, sft, reward, ppo, evaluate, chat; print(*[m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)], sep='\\n')"
     said = subprocess.run([sys.executable, "-c", program], cwd=laid, capture_output=True, text=True, check=True).stdout
     loaded = list(map(Path, said.splitlines()))
-    assert laid / "ppo.py" in loaded and not [path for path in loaded if path.is_relative_to(ROOT)]
+    ours = [path for path in loaded if path.is_relative_to(ROOT) and not path.is_relative_to(sys.prefix)]     # .venv is inside
+    assert laid / "ppo.py" in loaded and not ours
