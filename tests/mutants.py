@@ -688,11 +688,11 @@ NEAR = {"gpt": "gpt weights invariances chat", "sft": "sft invariances", "reward
         "support/distributed": "distributed", "support/loop": "resume log", "support/resume": "resume", "support/lock": "files resume folder",
         "support/runs": "origin resume folder", "support/files": "files resume", "support/command": "trainable bad_input",
         "support/preflight": "bad_input trainable", "support/hub": "weights", "support/": "files endings bad_input log", "experiments/": "figures"}
-SECONDS = 600           # for the tests of one mutant
 
 
-def tests_fail(tree, files):
-    """The first test of these files that fails in `tree`, or None. A process is forked for it, so that torch is imported once."""
+def tests_fail(tree, files, seconds):
+    """The first test of these files that fails in `tree`, or None. A process is forked for it, so that torch is imported once.
+    One that is not done after `seconds`, 0 for no limit, has failed."""
     said = Path(tree) / "said.txt"
     if (child := os.fork()) == 0:
         os.setsid()
@@ -700,7 +700,7 @@ def tests_fail(tree, files):
         os.dup2(1, 2)
         os.chdir(tree)
         sys.path[:] = [path for path in sys.path if not Path(path).is_relative_to(ROOT) or Path(path).is_relative_to(sys.prefix)]
-        signal.alarm(SECONDS)
+        signal.alarm(seconds)
         code = pytest.main(["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-m", "not slow and not notebooks", *files])
         sys.stdout.flush()
         os._exit(int(code))
@@ -713,8 +713,8 @@ def tests_fail(tree, files):
     return None
 
 
-def killer(tree, mutant):
-    """The test that fails when the mutant stands in the tree; None if all pass."""
+def killer(tree, mutant, seconds=0):
+    """The test that fails when the mutant stands in the tree; None if all pass, each group of them within `seconds`."""
     file, _, right, wrong = mutant
     source = find(file, right, tree)
     (tree / file).write_text(source.replace(right, wrong))
@@ -726,7 +726,7 @@ def killer(tree, mutant):
     last = {"tests/test_optimum.py"}
     try:
         for some in (near, sorted(tests - set(near) - last), sorted(last)):     # most are caught at the first try
-            if caught := tests_fail(tree, some):
+            if caught := tests_fail(tree, some, seconds):
                 return caught
     finally:
         (tree / file).write_text(source)
@@ -745,19 +745,21 @@ def main(wanted):
         trees = [Path(folder) / str(i) for i in range(workers)]     # as it is now, whatever is edited meanwhile
         for tree in trees:
             shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "out", "mine", "toy", "toy2", "__pycache__"))
+        start = time.time()
         if failed := killer(trees[0], NOTHING):
             sys.exit(f"{failed} fails without any mutant: mend that first")
-        children = [os.fork() or share(tree, mutants[i::workers]) for i, tree in enumerate(trees)]
+        seconds = round(3 * (time.time() - start)) + 60         # a mutant may wait for ever
+        children = [os.fork() or share(tree, mutants[i::workers], seconds) for i, tree in enumerate(trees)]
         survivors = sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
     print(f"{len(mutants) - survivors} of {len(mutants)} caught")
     sys.exit(survivors > 0)
 
 
-def share(tree, mutants):
+def share(tree, mutants, seconds):
     """One worker's part. Ends its process with the number of survivors."""
     survivors = 0
     for mutant in mutants:
-        start, caught = time.time(), killer(tree, mutant)
+        start, caught = time.time(), killer(tree, mutant, seconds)
         survivors += caught is None
         print(f"{mutant[0]:22} {mutant[1]:58} {caught or 'SURVIVED'}  {time.time() - start:.0f} s", flush=True)
     os._exit(survivors)
