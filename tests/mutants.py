@@ -701,7 +701,7 @@ def tests_fail(tree, files, seconds):
         os.chdir(tree)
         sys.path[:] = [path for path in sys.path if not Path(path).is_relative_to(ROOT) or Path(path).is_relative_to(sys.prefix)]
         signal.alarm(seconds)
-        code = pytest.main(["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-m", "not slow and not notebooks", *files])
+        code = pytest.main(["-x", "-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-m", "not slow and not notebooks", *files])
         sys.stdout.flush()
         os._exit(int(code))
     _, status = os.waitpid(child, 0)
@@ -747,7 +747,7 @@ def main(wanted):
             shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "out", "mine", "toy", "toy2", "__pycache__"))
         start = time.time()
         if failed := killer(trees[0], NOTHING):
-            sys.exit(f"{failed} fails without any mutant: mend that first")
+            sys.exit(f"{(trees[0] / 'said.txt').read_text()}\n{failed} fails without any mutant: mend that first")
         seconds = round(3 * (time.time() - start)) + 60         # a mutant may wait for ever
         children = [os.fork() or share(tree, mutants[i::workers], seconds) for i, tree in enumerate(trees)]
         survivors = sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
