@@ -194,7 +194,9 @@ def cases():
                    for row, keep in zip(old, mask)]
             yield policy_loss, f"{case}, {shift}", {"logprobs": new, "old_logprobs": old, "advantages": padded(-9000.0),
                                                     "mask": mask, "clip": 0.2}, ["logprobs"]
-        yield value_loss, case, {"values": padded(9000.0, -0.5, 0.5), "old_values": padded(-9000.0, -0.5, 0.5),
+        # Of 64ths a float32 rounds nothing, so old + (new - old) is new, and no other way to clip counts one more.
+        values, old_values = (deep(lambda x: round(64 * x) / 64, padded(pad, -0.5, 0.5)) for pad in (9000.0, -9000.0))
+        yield value_loss, case, {"values": values, "old_values": old_values,
                                  "returns": padded(9000.0, -0.6, 0.6), "mask": mask, "clip": 0.2}, ["values"]
     yield whiten, "equal numbers", {"x": [[7.0, 7.0], [7.0, 9000.0]], "mask": [[1, 1], [1, 0]]}, []
     for case, chosen, rejected in (("three pairs", numbers(3), numbers(3)), ("equal scores", [0.5], [0.5]),

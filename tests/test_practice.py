@@ -62,6 +62,8 @@ RIGHT = [
     ("policy_loss", "    loss = masked_mean(torch.maximum(plain, clipped), mask)", "    loss = -masked_mean(torch.minimum(-plain, -clipped), mask)"),
     ("learn", "from_first(torch.randperm(len(experience)))", "torch.rand(len(experience)).argsort()"),
     ("train", "own_rows(ids), own_rows(mask)", "ids, mask"),
+    ("value_loss", "near = torch.clamp(values, old_values - clip, old_values + clip)",
+     "near = old_values + (values - old_values).clamp(-clip, clip)"),
 ]
 
 
