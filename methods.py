@@ -1,6 +1,7 @@
 """Six other ways than PPO from an SFT model to a better one. Lesson 7 explains and races them.
 
     from rollouts         reinforce, rloo, grpo, rejection: one update of the actor each
+    GRPO, repaired        dr_grpo, dapo, cispo, gspo: the same with another mean, clip or ratio
     from comparisons      dpo: one step on rankings
     without training      best of n, which evaluate.py has
 
@@ -53,10 +54,16 @@ def rollout(actor, reference, reward_model, prompts, cfg, k=1):
     return make_experience(actor, no_critic, reference, reward_model, ids, mask, cfg.kl_coef, cfg)
 
 
-def learn_from(e, advantages, loss_of, actor, optimizer, cfg):
+def learn_from(e, advantages, loss_of, actor, optimizer, cfg, cap=None):
     """What is left of `ppo.learn` without a critic. `advantages` (B): all tokens of a response
-    get the same."""
+    get the same. With `cap`, the responses are of another sampler than the actor, and each token
+    counts by its `truncated_weights`."""
     e = replace(e, advantages=advantages[:, None] * e.response_mask)    # (B, R)
+    if cap:
+        with torch.no_grad():
+            own = response_logprobs(actor, e.ids, e.mask, e.R, cfg.temperature)     # (B, R)
+        weights = truncated_weights(own, e.logprobs, e.response_mask, cap)          # (B, R)
+        e = replace(e, advantages=weights * e.advantages, logprobs=own * e.response_mask)
     for _ in range(cfg.epochs):
         for rows in torch.randperm(len(e)).tensor_split(cfg.minibatches):
             part = e[rows]
@@ -109,7 +116,7 @@ def rloo(e, actor, optimizer, cfg, k):
 
 def grpo(e, actor, optimizer, cfg, k, divide=True):
     """GRPO; without the two divisions, by the group's deviation and by the response's length,
-    Dr. GRPO."""
+    nearly Dr. GRPO: that paper divides by a constant, as `dr_grpo` does, not by all tokens."""
     advantages, loss_of = within_group(e.scores, k, divide), partial(grpo_loss, divide=divide)
     learn_from(e, advantages, loss_of, actor, optimizer, cfg)
 
@@ -126,8 +133,85 @@ def rejection(e, actor, optimizer, cfg, k):
             take_step(actor, optimizer)
 
 
+# ---------- GRPO, repaired
+
+def ratio_to(logprobs, old_logprobs, mask):
+    """π / π_old of each token (B, R); 1 beyond the end."""
+    return torch.exp((logprobs - old_logprobs).where(mask, 0.0))        # (B, R)
+
+
+def truncated_weights(logprobs, sampler_logprobs, mask, cap):
+    """min(π / μ, cap) of each token (B, R), for tokens that the sampler μ drew.
+
+    A fast sampler rounds otherwise than the learner, so it draws from a μ that is not π. Weighted
+    by π / μ, a token counts as often as π would have drawn it. The cap cuts the weights of what μ
+    hardly ever draws, which are most of the noise, and leaves a bias (truncated importance
+    sampling: Ionides 2008; Yao et al. 2025, "Your efficient RL framework secretly brings you
+    off-policy RL training")."""
+    return ratio_to(logprobs, sampler_logprobs, mask).clamp(max=cap)    # (B, R)
+
+
+def two_clips(logprobs, part, low=0.2, high=0.28):
+    """min(ρA, clip(ρ, 1 - low, 1 + high) A) of each token (B, R). With low = high it is PPO's.
+    Under one ε of 0.2 a token of probability 0.01 stops at 0.012, and one of 0.9 never; a wider
+    upper bound lets what is rare grow ("clip-higher" of DAPO, arXiv:2503.14476)."""
+    A, ratio = part.advantages, ratio_to(logprobs, part.logprobs, part.response_mask)
+    return torch.minimum(ratio * A, ratio.clamp(1 - low, 1 + high) * A)
+
+
+def clipped_weight(logprobs, part, high=1.0):
+    """min(ρ, 1 + high) A log π of each token (B, R), without a gradient through ρ. Where PPO drops
+    a token that has moved too far, it only stops counting for more (CISPO, arXiv:2506.13585, which
+    has no lower bound, either; its upper one is not published, and 2 is our choice)."""
+    weight = ratio_to(logprobs, part.logprobs, part.response_mask).clamp(max=1 + high).detach()
+    return weight * part.advantages * logprobs.where(part.response_mask, 0.0)
+
+
+def one_ratio(logprobs, part, low=3e-4, high=4e-4):
+    """As `two_clips`, but all tokens of a response have one ratio, the geometric mean of theirs,
+    and are clipped together (GSPO, arXiv:2507.18071, eq. 5). It moves far less than the ratio of
+    one token does, hence the narrow bounds, the paper's."""
+    mask, A = part.response_mask, part.advantages                       # 2 x (B, R)
+    log_ratio = (logprobs - part.logprobs).where(mask, 0.0).sum(1, keepdim=True)    # (B, 1)
+    ratio = torch.exp(log_ratio / mask.sum(1, keepdim=True))            # (B, 1)
+    return torch.minimum(ratio * A, ratio.clamp(1 - low, 1 + high) * A)
+
+
+def token_shares(mask, count, longest):
+    """What each token (B, R) counts in the mean.
+
+    "responses"  1 / (B x length of its response): responses count alike           GRPO, GSPO
+    "tokens"     1 / number of tokens: tokens count alike                          PPO, DAPO, CISPO
+    "budget"     1 / (B x longest): alike, and the same whatever else was drawn    Dr. GRPO
+
+    Only with "budget" is the mean gradient that of the mean reward, times a constant."""
+    lengths = mask.sum(1, keepdim=True)                                 # (B, 1)
+    return mask / {"responses": len(mask) * lengths, "tokens": lengths.sum(),
+                   "budget": len(mask) * longest}[count]                # (B, R)
+
+
+def shared_loss(logprobs, part, cfg, surrogate, count):
+    """Less the mean of a surrogate, one of the three above, over a minibatch."""
+    share = token_shares(part.response_mask, count, cfg.max_new_tokens)     # (B, R)
+    return -(share * surrogate(logprobs, part)).sum()
+
+
+def repaired(e, actor, optimizer, cfg, k, surrogate, count, divide=True, cap=None):
+    """GRPO without its penalty, with another surrogate and mean."""
+    loss_of = partial(shared_loss, surrogate=surrogate, count=count)
+    learn_from(e, within_group(e.scores, k, divide), loss_of, actor, optimizer, cfg, cap)
+
+
+# DAPO also samples until each group has right and wrong answers, and prices overlong ones.
+dapo = partial(repaired, surrogate=two_clips, count="tokens")
+dr_grpo = partial(repaired, surrogate=partial(two_clips, high=0.2), count="budget", divide=False)
+cispo = partial(repaired, surrogate=clipped_weight, count="tokens")
+gspo = partial(repaired, surrogate=one_ratio, count="responses")
+
+# ---------- the loop
+
 def train(update, actor, reference, reward_model, optimizer, prompts, cfg, k=1):
-    """ppo.train without a critic: `update` is one of the four above, and gets k responses to each
+    """ppo.train without a critic: `update` is one of those above, and gets k responses to each
     prompt. Changes the actor in place, yields (step, experience, metrics) after each update."""
     for step in range(cfg.steps):
         rate = set_learning_rate(optimizer, cfg.lr, step, cfg.steps)

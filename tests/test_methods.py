@@ -1,4 +1,5 @@
 """methods.py: each method against a formula written out, one number at a time."""
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -155,6 +156,132 @@ def test_rejection_imitates_the_best_of_each_group_and_nothing_else(monkeypatch)
     best = torch.tensor([0.0, 1, 0, 1, 0, 0, 0, 0, 1])
     factor = e.response_mask.sum() / e.response_mask[best.bool()].sum()
     close(seen, by_formula(actor, e, best) * factor, atol=1e-4)
+
+# ----------------------------------------------------------------------------- GRPO, repaired
+
+SHAPE = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]).bool()       # two answers, of three tokens and of one
+
+
+def two_answers(ratios=((1.5, 0.5, 1.25), (0.5,)), A=(1.0, -1.0)):
+    """(log π, the part of an Experience) with these ratios and advantages; log π_old is -1, beyond the end anything."""
+    logprobs = torch.full((2, 4), 90.0, dtype=torch.double)
+    for row, some in zip(logprobs, ratios):
+        row[:len(some)] = torch.tensor(some).log() - 1
+    A = torch.tensor(A, dtype=torch.double)[:, None] * SHAPE
+    return logprobs.requires_grad_(), SimpleNamespace(logprobs=-1.0 * SHAPE, advantages=A, response_mask=SHAPE)
+
+
+@pytest.mark.parametrize("surrogate, count, loss, slopes", [
+    # min(ρA, clip(ρ, 0.8, 1.28) A): 1.28, 0.5, 1.25 and -0.8. The first and the last are clipped, and have no slope.
+    (methods.two_clips, "tokens", -(1.28 + 0.5 + 1.25 - 0.8) / 4, [[0, 0.125, 0.3125], [0]]),
+    (methods.two_clips, "responses", -((1.28 + 0.5 + 1.25) / 3 - 0.8) / 2, [[0, 0.5 / 6, 1.25 / 6], [0]]),
+    (methods.two_clips, "budget", -(1.28 + 0.5 + 1.25 - 0.8) / 16, [[0, 0.5 / 16, 1.25 / 16], [0]]),
+    # min(ρ, 1.4) A log π: nothing is lost, the first only counts for less.
+    (lambda *given: methods.clipped_weight(*given, high=0.4), "tokens", None, [[0.35, 0.125, 0.3125], [-0.125]]),
+    # (1.5 x 0.5 x 1.25) ** (1/3) = 0.9787 is within 0.1 of 1; 0.5 is not, and A < 0, so 0.9 counts.
+    (lambda *given: methods.one_ratio(*given, 0.1, 0.1), "responses", -(0.9375 ** (1 / 3) - 0.9) / 2,
+     [[0.9375 ** (1 / 3) / 6] * 3, [0]])])
+def test_the_repaired_losses_are_those_that_one_works_out_by_hand(surrogate, count, loss, slopes):
+    logprobs, part = two_answers()
+    found = methods.shared_loss(logprobs, part, ppo_config(max_new_tokens=8), surrogate, count)
+    gradient, = torch.autograd.grad(found, logprobs)
+    close(gradient, -torch.tensor([[*row, *[0] * (4 - len(row))] for row in slopes], dtype=torch.double))
+    assert loss is None or found.item() == pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("count", ["tokens", "responses", "budget"])
+@pytest.mark.parametrize("surrogate", [methods.two_clips, lambda *given: methods.one_ratio(*given, 0.2, 0.3)])
+def test_the_slopes_of_the_repaired_losses_are_differences(surrogate, count):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        logprobs, part = two_answers(torch.rand(2, 3).mul(1.2).add(0.4).tolist(), torch.randn(2).tolist())
+        logprobs = logprobs.detach().where(SHAPE, 0.0).requires_grad_()
+        assert torch.autograd.gradcheck(
+            lambda x: methods.shared_loss(x, part, ppo_config(max_new_tokens=5), surrogate, count), logprobs)
+
+
+def later(seed=0):
+    """(log π, part) some steps after a rollout: about half of the ratios are outside PPO's clip."""
+    _, e = rollout(k=3)
+    torch.manual_seed(seed)
+    part = replace(e, advantages=torch.randn(len(e), 1) * e.response_mask)
+    return (e.logprobs + 0.3 * torch.randn_like(e.logprobs)).requires_grad_(), part
+
+
+def slope(loss, x):
+    return torch.autograd.grad(loss, x, retain_graph=True)[0]
+
+
+def test_with_equal_bounds_the_two_clips_are_ppos():
+    logprobs, part = later()
+    ours = methods.shared_loss(logprobs, part, CFG, lambda *given: methods.two_clips(*given, 0.2, 0.2), "tokens")
+    ppos = methods.token_loss(logprobs, part, CFG)
+    close(ours, ppos), close(slope(ours, logprobs), slope(ppos, logprobs))
+
+
+def test_grpo_without_a_penalty_is_two_equal_clips_in_which_responses_count_alike():
+    logprobs, part = later()
+    ours = methods.shared_loss(logprobs, part, CFG, lambda *given: methods.two_clips(*given, 0.2, 0.2), "responses")
+    grpos = methods.grpo_loss(logprobs, part, ppo_config(kl_coef=0.0))
+    close(ours, grpos), close(slope(ours, logprobs), slope(grpos, logprobs))
+
+
+def test_for_responses_of_one_token_gspo_is_grpo():
+    logprobs, e = later()
+    part = replace(e, logprobs=e.logprobs[:, :1], advantages=e.advantages[:, :1], response_mask=e.response_mask[:, :1],
+                   ref_logprobs=e.ref_logprobs[:, :1])
+    ours = methods.shared_loss(logprobs[:, :1], part, CFG, lambda *given: methods.one_ratio(*given, 0.2, 0.2), "responses")
+    grpos = methods.grpo_loss(logprobs[:, :1], part, ppo_config(kl_coef=0.0))
+    close(ours, grpos), close(slope(ours, logprobs), slope(grpos, logprobs))
+
+
+def test_where_nothing_is_clipped_cispo_is_reinforce_weighted_by_the_ratio():
+    logprobs, part = later()
+    mask = part.response_mask
+    ours = methods.shared_loss(logprobs, part, CFG, lambda *given: methods.clipped_weight(*given, 1e9), "tokens")
+    ratio = (logprobs - part.logprobs).exp().detach()
+    weighted = -(ratio * part.advantages * logprobs)[mask].sum() / mask.sum()
+    close(slope(ours, logprobs), slope(weighted, logprobs))
+    surrogate = -((logprobs - part.logprobs).exp() * part.advantages)[mask].sum() / mask.sum()
+    close(slope(ours, logprobs), slope(surrogate, logprobs))        # which is the gradient of the plain ρA, too
+
+
+@pytest.mark.parametrize("update, count, divide", [
+    (methods.dapo, "tokens", True), (methods.cispo, "tokens", True), (methods.gspo, "responses", True),
+    (methods.dr_grpo, "budget", False)])
+def test_at_the_first_step_the_repaired_methods_differ_in_what_a_token_counts(monkeypatch, update, count, divide):
+    actor, e = rollout(k=3)
+    seen, = followed(monkeypatch, actor, update, e, CFG, 3)
+    tokens, length = e.response_mask.sum(), e.response_mask.sum(1)
+    share = {"tokens": 1.0, "responses": tokens / (len(e) * length), "budget": tokens / (len(e) * CFG.max_new_tokens)}[count]
+    close(seen, by_formula(actor, e, share * methods.within_group(e.scores, 3, divide)), atol=1e-4)
+
+
+@pytest.mark.parametrize("cap", [1e9, 1.1])
+def test_what_another_sampler_drew_counts_by_the_ratio_up_to_the_cap(monkeypatch, cap):
+    """The gradient of -Σ min(π/μ, cap) A log π / number of tokens: the ratio of the loss starts at 1, not at π/μ."""
+    sampler, e = rollout(k=3)
+    actor = model(seed=1)
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    logprobs = response_logprobs(actor, e.ids, e.mask, e.R, 1.0)
+    A, loss, cut = methods.within_group(e.scores, 3), 0.0, 0
+    for i, t in e.response_mask.nonzero().tolist():
+        ratio = math.exp(logprobs[i, t].item() - e.logprobs[i, t].item())
+        loss, cut = loss - min(ratio, cap) * A[i] * logprobs[i, t], cut + (ratio > cap)
+    assert (cap > 1e8) == (cut == 0)
+    seen, = followed(monkeypatch, actor, lambda *given: methods.dapo(*given, cap=cap), e, CFG, 3)
+    close(seen, gradients(actor, loss / e.response_mask.sum()), atol=1e-4)
+    plain, = followed(monkeypatch, actor, methods.dapo, e, CFG, 3)
+    assert (seen - plain).abs().max() > 1e-3
+
+
+def test_with_the_actor_as_the_sampler_the_weights_change_nothing(monkeypatch):
+    actor, e = rollout(k=3)
+    plain, = followed(monkeypatch, actor, methods.dapo, e, CFG, 3)
+    weighted, = followed(monkeypatch, actor, lambda *given: methods.dapo(*given, cap=1e9), e, CFG, 3)
+    close(plain, weighted, atol=1e-5)
 
 # ----------------------------------------------------------------------------- the loop
 
