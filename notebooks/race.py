@@ -1,7 +1,7 @@
 """The race of lesson 7: PPO and the methods of methods.py from the same SFT and reward model, each
 with 40 updates of 64 responses, or as many rankings.
 
-    python notebooks/race.py tune       four rates a method, on two seeds that do not race
+    python notebooks/race.py tune       five rates a method, on two seeds that do not race
     python notebooks/race.py            three penalties a method, five seeds: prints the tables of
                                         docs/race.md and draws docs/pictures/race.svg
 
@@ -32,7 +32,7 @@ UPDATES, RESPONSES = 40, 64
 TUNING, RACING = (101, 102), (5, 6, 7, 8, 9)     # seeds of `tune` and of the race
 SAMPLES = 8         # responses to each prompt when a run is measured
 KL = 1.5            # nats at which the methods are compared
-RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)      # that `tune` tries, twice as high for one step a rollout
+RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3)     # that `tune` tries, twice as high for one step a rollout
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Method:
 # From the least machinery to the most.
 METHODS = {
     "best of n": Method("#000000", "-", settings=(1, 2, 4, 8, 16, 32)),
-    "DPO": Method("#c2185b", "--", 5e-4, settings=(0.4, 0.1, 1.6)),
-    "rejection": Method("#8c3fa0", "-.", 2.5e-4, methods.rejection, 4, settings=(40, 20, 10)),
-    "REINFORCE": Method("#5a5a5a", ":", 1e-3, methods.reinforce, one_step=True),
+    "DPO": Method("#c2185b", "--", 1e-3, settings=(0.4, 0.1, 1.6)),
+    "rejection": Method("#8c3fa0", "-.", 5e-4, methods.rejection, 4, settings=(40, 20, 10)),
+    "REINFORCE": Method("#5a5a5a", ":", 2e-3, methods.reinforce, one_step=True),
     "RLOO, one step": Method("#0a8a6a", ":", 2e-3, methods.rloo, 4, one_step=True),
     "RLOO": Method("#0a8a6a", "-.", 1e-3, methods.rloo, 4),
     "GRPO": Method("#d1600a", "--", 1e-3, methods.grpo, 4),
     "Dr. GRPO": Method("#e8a33d", "-", 1e-3, partial(methods.grpo, divide=False), 4),
-    "PPO": Method("#0b3c6f", "-", 5e-4),
+    "PPO": Method("#0b3c6f", "-", 1e-3),
 }
 
 # ---------- one run
@@ -132,7 +132,7 @@ def tune():
                     TUNING)
     earned = {(name, lr): fmean(end["score"] - ppo.Config.kl_coef * end["kl"] for end in ends)
               for (name, _, lr), ends in found.items()}
-    return runs.table(["", "lowest rate", "", "", "highest", "best", "in the race"], [
+    return runs.table(["", "lowest rate", "", "", "", "highest", "best", "in the race"], [
         [name, *(f"{lr:g}: {earned[name, lr]:.2f}" for lr in tried),
          f"{max(tried, key=lambda lr: earned[name, lr]):g}", f"{METHODS[name].lr:g}"]
         for name, tried in rates.items()])
