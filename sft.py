@@ -31,6 +31,7 @@ from text.batches import batch_at, micro_batches, pad
 from text.examples import encode_demonstrations, encode_texts
 from text.dialogue import ASSISTANT, HUMAN
 from text.tokenizer import Tokenizer
+from text.vocabulary import train_vocabulary
 
 
 @dataclass
@@ -45,6 +46,8 @@ class Config(TrainingFlags):    # with the flags of every training script
     n_head: int = 4             # attention heads
     n_embd: int = 64            # channels: narrow, a quarter of a million weights in all
     block_size: int = 128       # the most tokens that prompt and completion may have together
+    vocab_size: int = 0         # tokens of a vocabulary learned from the texts, for a model from
+                                # scratch; 0: the toy's words, elsewhere GPT-2's 50,257
 
 # ---------- the loss
 
@@ -132,7 +135,9 @@ def main(cfg):
     demonstrations = train_set.need("demonstrations", cfg.data)
     if cfg.init == "scratch":
         parse_train(cfg.train, cfg.n_layer)         # fail now, not after pretraining
-        tokenizer, block_size = data.tokenizer_for(cfg.data), cfg.block_size
+        tokenizer = (train_vocabulary(train_set.texts, cfg.vocab_size) if cfg.vocab_size
+                     else data.tokenizer_for(cfg.data))
+        block_size = cfg.block_size
     else:
         folder = find_folder(cfg.init)
         tokenizer, model = Tokenizer.load(folder), GPT.from_pretrained(folder, device, bf16)

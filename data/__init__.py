@@ -3,6 +3,7 @@
     toy, toy2[:validation]  embedded worlds, with their test or validation held out, see toy.py
     hh, hh:SUBSET[+…]       Anthropic's helpful and harmless dialogues, see hh.py
     tldr                    Reddit posts and their summaries, see tldr.py
+    reviews[:others]        sentences about films, rated by real people, see reviews.py
     hub:OWNER/NAME[:SPLIT]  a data set of Hugging Face's Hub, see hub_set.py
     FILE.jsonl[.gz]         your own rows, in any mixture of these shapes, see jsonl.py
 
@@ -25,8 +26,8 @@ class Dataset:
     demonstrations: list = field(default_factory=list)  # (prompt, completion)
     comparisons: list = field(default_factory=list)     # (prompt, [best completion, …, worst])
     prompts: list = field(default_factory=list)         # str
-    # The toy's held-out comparisons have no noise; these do, as its training's. `ceiling` is the
-    # accuracy on them of a model that knows what people want.
+    # The toy's and the reviews' held-out comparisons have little noise; these have as much as
+    # those of the training. `ceiling` is the accuracy on them of who knows what people want.
     noisy: list = field(default_factory=list)           # as comparisons
     ceiling: float = None
 
@@ -39,11 +40,14 @@ class Dataset:
 
 def load(name):
     """(train, test) of the data set `name`, whose module alone is imported. Raises UserError."""
+    noisy, ceiling = [], None
     if name in TOYS:
         from data import built_in
         train, test, noisy, ceiling = built_in.load(name)
-        return collect(train), replace(collect(test), noisy=noisy, ceiling=ceiling)
-    if name.partition(":")[0] == "hh":
+    elif name.partition(":")[0] == "reviews":
+        from data import reviews
+        train, test, noisy, ceiling = reviews.load(name)
+    elif name.partition(":")[0] == "hh":
         from data import hh
         train, test = hh.load(name)
     elif name == "tldr":
@@ -58,7 +62,7 @@ def load(name):
     if test is None:
         from data.split import split
         train, test = split(train, name)
-    train, test = collect(train), collect(test)
+    train, test = collect(train), replace(collect(test), noisy=noisy, ceiling=ceiling)
     if train.demonstrations and not train.prompts:
         raise UserError(f"--data {name}: all prompts are blank, and nothing can be asked with them")
     return train, test

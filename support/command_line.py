@@ -16,7 +16,7 @@ from support.runs import run_folder
 @dataclass
 class Flags:
     """The flags that all stages share; the Config of each stage adds its own."""
-    data: str = "toy"       # toy, toy2, hh[:SUBSET+…], tldr, hub:OWNER/NAME[:SPLIT], a .jsonl[.gz]
+    data: str = "toy"       # toy, toy2, reviews, hh[:SUBSET+…], tldr, hub:OWNER/NAME, a .jsonl[.gz]
     run: str = ""           # folder of the run; default out/<data>
     preset: str = ""        # other defaults: gpt2, -medium, -large, -xl, unified; by the model
     seed: int = 0           # of the first weights, the order of the data, and sampling

@@ -23,6 +23,7 @@ from data import built_in
 from data.jsonl import read_jsonl
 from export.tokenizer_json import CHARACTER
 from text.tokenizer import Tokenizer, read_tokens
+from text.vocabulary import train_vocabulary
 from gpt import GPT, ScalarGPT
 from support import UserError
 from export.card import command
@@ -60,12 +61,12 @@ def vocabulary(name, theirs):
     if name == "like gpt2":
         return Tokenizer.words(read_tokens(theirs), "gpt2")
     try:
-        return {"words": words, "toy": lambda: data.tokenizer_for("toy"), "gpt2": Tokenizer.gpt2}[name]()
+        return {"words": words, "trained": lambda: train_vocabulary(TEXT, 320), "toy": lambda: data.tokenizer_for("toy"), "gpt2": Tokenizer.gpt2}[name]()
     except UserError:
         pytest.skip("GPT-2's vocabulary is not on this machine")
 
 
-@pytest.fixture(scope="module", params=["words", "like gpt2", pytest.param("toy", marks=pytest.mark.slow),
+@pytest.fixture(scope="module", params=["words", "trained", "like gpt2", pytest.param("toy", marks=pytest.mark.slow),
                                         pytest.param("gpt2", marks=pytest.mark.slow)])
 def made(request, theirs, tmp_path_factory):
     """(tokenizer, run): the folders of all stages with small random models, as the scripts save them."""
