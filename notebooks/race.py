@@ -32,7 +32,7 @@ UPDATES, RESPONSES = 40, 64
 TUNING, RACING = (101, 102), (5, 6, 7, 8, 9)     # seeds of `tune` and of the race
 SAMPLES = 8         # responses to each prompt when a run is measured
 KL = 1.5            # nats at which the methods are compared
-RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3)     # that `tune` tries, twice as high for one step a rollout
+RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3)  # that `tune` tries; twice that for a single step
 
 
 @dataclass(frozen=True)
