@@ -714,11 +714,11 @@ NOTHING = ("ppo.py", "nothing is wrong: all tests must pass", "def main(cfg):", 
 
 
 # The test files that are tried first, by the beginning of a mutant's file; test_maths.py always is.
-NEAR = {"gpt": "gpt weights invariances chat", "sft": "sft invariances", "reward": "reward invariances", "ppo": "ppo invariances trainable",
+NEAR = {"gpt": "gpt weights invariances chat trainable", "sft": "sft invariances", "reward": "reward invariances", "ppo": "ppo invariances trainable",
         "methods": "methods", "checks": "ppo trainable", "practice": "practice", "exercises/": "practice", "chat": "chat", "label": "labels", "page": "page", "evaluate": "evaluate judges",
         "data/messages": "messages data inputs", "data/jsonl": "data inputs hh", "data/hh": "hh", "data/hub": "hub_set", "data/tldr": "tldr",
-        "data/split": "data inputs", "data/__": "data inputs", "data/": "toy data", "judges/normal": "normal", "judges/": "judges evaluate",
-        "text/": "data inputs sft reward invariances", "export/card": "folder", "export/": "folder weights inputs",
+        "data/split": "data inputs", "data/reviews": "reviews", "data/__": "data inputs", "data/": "toy data", "judges/normal": "normal", "judges/": "judges evaluate",
+        "text/vocabulary": "vocabulary", "text/": "data inputs sft reward invariances", "export/card": "folder", "export/": "folder weights inputs",
         "support/checkpoint": "weights folder trainable", "support/trainable": "trainable", "support/optimizer": "ppo sft",
         "support/distributed": "distributed", "support/loop": "resume log", "support/resume": "resume", "support/lock": "files resume folder",
         "support/runs": "origin resume folder", "support/files": "files resume", "support/command": "trainable bad_input",
@@ -748,20 +748,24 @@ def tests_fail(tree, files, seconds):
     return None
 
 
-def killer(tree, mutant, seconds=0):
-    """The test that fails when the mutant stands in the tree; None if all pass, each group of them within `seconds`."""
-    file, _, right, wrong = mutant
-    source = find(file, right, tree)
-    (tree / file).write_text(source.replace(right, wrong))
-    # Two tests, which read this list, would see any change at all; the notebooks are not the specification.
+def groups(tree, file):
+    """The test files in the order in which they are tried on a mutant of `file`: [those near to it, all others, the slowest].
+    Two, which read this list, would see any change at all, and the notebooks are not the specification."""
     tests = {f"tests/{path.name}" for path in tree.glob("tests/test_*.py")
              if path.stem not in ("test_mutants", "test_practice", "test_notebooks")}
     words = next((words for start, words in NEAR.items() if file.startswith(start)), "").split()
-    near = [f"tests/test_{word}.py" for word in ["maths", *words]]
-    last = {"tests/test_optimum.py"}
+    near, last = [f"tests/test_{word}.py" for word in ["maths", *words]], {"tests/test_optimum.py"}
+    return [near, sorted(tests - set(near) - last), sorted(last)]
+
+
+def killer(tree, mutant, groups, seconds=0):
+    """The test of these groups that fails when the mutant stands in the tree; None if all pass, each group within `seconds`."""
+    file, _, right, wrong = mutant
+    source = find(file, right, tree)
+    (tree / file).write_text(source.replace(right, wrong))
     try:
-        for some in (near, sorted(tests - set(near) - last), sorted(last)):     # most are caught at the first try
-            if caught := tests_fail(tree, some, seconds):
+        for files in groups:
+            if caught := tests_fail(tree, files, seconds):
                 return caught
     finally:
         (tree / file).write_text(source)
@@ -781,7 +785,7 @@ def main(wanted):
         for tree in trees:
             shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "out", "mine", "toy", "toy2", "__pycache__"))
         start = time.time()
-        if failed := killer(trees[0], NOTHING):
+        if failed := killer(trees[0], NOTHING, groups(trees[0], NOTHING[0])):
             sys.exit(f"{(trees[0] / 'said.txt').read_text()}\n{failed} fails without any mutant: mend that first")
         seconds = round(3 * (time.time() - start)) + 60         # a mutant may wait for ever
         children = [os.fork() or share(tree, mutants[i::workers], seconds) for i, tree in enumerate(trees)]
@@ -791,13 +795,16 @@ def main(wanted):
 
 
 def share(tree, mutants, seconds):
-    """One worker's part. Ends its process with the number of survivors."""
-    survivors = 0
-    for mutant in mutants:
-        start, caught = time.time(), killer(tree, mutant, seconds)
-        survivors += caught is None
-        print(f"{mutant[0]:22} {mutant[1]:58} {caught or 'SURVIVED'}  {time.time() - start:.0f} s", flush=True)
-    os._exit(survivors)
+    """One worker's part: the near tests of all mutants, which catch most in seconds, then all tests of those that are left.
+    Ends its process with the number of survivors."""
+    for some, left in ((slice(0, 1), "not caught by the tests near to it"), (slice(1, None), "SURVIVED")):
+        survivors = []
+        for mutant in mutants:
+            start, caught = time.time(), killer(tree, mutant, groups(tree, mutant[0])[some], seconds)
+            print(f"{mutant[0]:22} {mutant[1]:58} {caught or left}  {time.time() - start:.0f} s", flush=True)
+            survivors += [] if caught else [mutant]
+        mutants = survivors
+    os._exit(len(survivors))
 
 
 if __name__ == "__main__":
