@@ -16,6 +16,7 @@ and the response with the highest score is taken.
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean as mean
 
@@ -38,9 +39,9 @@ from text.tokenizer import Tokenizer
 
 @dataclass
 class Config(Flags):            # with --data, --run, --preset, --seed, --device, --precision
-    judge: str = ""             # reward model's folder or LLM's http://…/v1; default the data's own
+    judge: str = ""             # reward model's folder, vader, LLM's http://…/v1; default the data's
     judge_model: str = ""       # name of the language model at that address
-    details: bool = False       # print best of 2, 4, … n at their KL, and the win rate by length
+    details: bool = False       # print best of 2, 4, … n, win rates by length, and repetition
     compare: bool = False       # lay the curves of ppo.py beside those of five good runs of the toy
     samples: int = 4            # responses of each model to each test prompt
     prompts: int = 256          # test prompts at most
@@ -111,6 +112,13 @@ def summary(responses):
     return {key: None if None in values else mean(values) for key, values in columns.items()}
 
 
+def distinct_2(responses):
+    """Of all pairs of words that stand side by side in the responses, the share that differ (Li et
+    al., arXiv:1510.03055): low where a model says the same again and again. None without a pair."""
+    pairs = [pair for response in responses for pair in pairwise(response.text.split())]
+    return len(set(pairs)) / len(pairs) if pairs else None
+
+
 def best_of_kl(n):
     """Upper bound of the KL of the best of n, in nats (Beirami et al., arXiv:2401.01879)."""
     return math.log(n) - (n - 1) / n
@@ -179,7 +187,8 @@ def main(cfg):
     responses["ppo"] = responses.pop("ppo")     # last in every table
     show_samples(responses)
 
-    rows = {name: summary(given) for name, given in responses.items()}
+    rows = {name: {**summary(given), "distinct_2": distinct_2(given)}
+            for name, given in responses.items()}
     rows["best_of_n"]["kl"] = best_of_kl(cfg.best_of)
     curve = best_of_curve(candidates, cfg.best_of, rows["ppo"]["kl"])
     numbers = {"judge": judge.name, "data": cfg.data, "run": str(run), "prompts": len(prompts),

@@ -83,14 +83,17 @@ class HeldOutRewardModel(Judge):
 
 
 def open_judge(cfg, run, device, bf16):
-    """The judge that --judge names: the data set's own (""), a language model (an address), or a
-    reward model (a folder). Raises UserError if there is no such judge."""
+    """The judge that --judge names: the data set's own (""), a language model (an address), a
+    lexicon ("vader"), or a reward model (a folder). Raises UserError if there is no such judge."""
     if cfg.judge.startswith(("http://", "https://")):
         from judges.language_model import LanguageModel         # alone in needing an HTTP client
         return LanguageModel(cfg.judge, cfg.judge_model, run / "verdicts.jsonl")
     if cfg.judge_model:
         raise UserError("--judge_model goes with the address of a server, "
                         "such as --judge http://localhost:8000/v1")
+    if cfg.judge == "vader":
+        from judges.lexicon import Lexicon                      # alone in needing vaderSentiment
+        return Lexicon()
     if cfg.judge:
         return HeldOutRewardModel(cfg.judge, cfg, device, bf16)
     return Gold() if cfg.data in data.TOYS else Proxy()

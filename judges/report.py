@@ -13,7 +13,7 @@ def show_samples(responses, count=6):
 
 
 def report(numbers, judge, details):
-    """All that stands below the samples. Details: the best of every n, and win rates by length."""
+    """All that stands below the samples. Details: best of every n, rates by length, repetition."""
     models = numbers["models"]
     parts = [table(models, f"judge: {judge.name}"), winners(numbers)]
     if numbers["agreement"]:
@@ -22,7 +22,7 @@ def report(numbers, judge, details):
         rows = {f"best of {n}": row for n, row in numbers["best_of"].items()}
         by_kl = sorted((rows | {"ppo": models["ppo"]}).items(), key=lambda item: item[1]["kl"])
         parts.append(table(dict(by_kl), "in the order of their KL"))
-        parts.append(lengths(numbers["by_length"]))
+        parts += [lengths(numbers["by_length"]), repetition(models)]
     if judge.remark:
         parts.append(judge.remark)
     return "\n\n".join(parts)
@@ -39,6 +39,13 @@ def table(models, title):
         lines.append(f"{name:12}{score:>8}{ideal:>8}{row['proxy']:8.2f}{row['eos_rate']:8.1%}"
                      f"{row['length']:8.1f}{kl:8.2f}")
     return "\n".join(lines)
+
+
+def repetition(models):
+    """How varied each model's responses are, all of them together."""
+    shares = (f"{name} {row['distinct_2']:.1%}" for name, row in models.items()
+              if row["distinct_2"] is not None)
+    return "different among the pairs of neighbouring words: " + ", ".join(shares)
 
 
 def winners(numbers):

@@ -502,7 +502,6 @@ MUTANTS = [
     ("text/tokenizer.py", "only the second model's tokens are compared", "for folder, other in zip(folders[1:], others):", "for folder, other in list(zip(folders[1:], others))[:1]:"),
     ("text/tokenizer.py", "models may have different tokens", "if other.fingerprint != first.fingerprint:", "if False:"),
     # ------------------------------------------------------------------------- hh, tldr, downloads
-    ("data/reviews.py", "pip checks no hash", '"--require-hashes", "-r"', '"-r"'),
     ("data/reviews.py", "pip's requirement has no hash", " --hash=sha256:{SHA256}\\n", "\\n"),
     ("data/reviews.py", "what lies in the cache is not checked", "if hashlib.sha256(content).hexdigest() != SHA256:", "if False:"),
     ("data/reviews.py", "the archive is written to the disk", "inner = outer.extractfile(INNER).read()", "outer.extractall('.', filter='fully_trusted'); inner = outer.extractfile(INNER).read()"),
@@ -521,6 +520,15 @@ MUTANTS = [
     ("text/vocabulary.py", "a word is there twice", "if word.encode() not in known)", ")"),
     ("text/vocabulary.py", "pieces span words", 'pre_tokenizers.Split(Regex(WORDS), "isolated"), byte_level', "byte_level"),
     ("sft.py", "a vocabulary is learned and not used", "train_vocabulary(train_set.texts, cfg.vocab_size) if cfg.vocab_size\n                     else data", "data"),
+    ("experiments/reviews.py", "a tie between texts is agreement", "(scores[a] == scores[b]) / 2", "(scores[a] == scores[b])"),
+    ("experiments/reviews.py", "the penalty that agrees least is taken", "shares.index(max(shares))", "shares.index(min(shares))"),
+    ("experiments/reviews.py", "a word counts as often as it stands there", "return set(WORD.findall(text.lower()))", "return WORD.findall(text.lower())"),
+    ("experiments/reviews.py", "large weights cost nothing", " + penalty * (weights ** 2).sum()", ""),
+    ("judges/lexicon.py", "the lexicon reads the response alone", "response.prompt + response.text", "response.text"),
+    ("judges/lexicon.py", "the lexicon's score is its share of glad words", '["compound"]', '["pos"]'),
+    ("evaluate.py", "pairs of words span responses", "[pair for response in responses for pair in pairwise(response.text.split())]",
+     "list(pairwise(' '.join(response.text for response in responses).split()))"),
+    ("evaluate.py", "each response's pairs are different by themselves", "len(set(pairs)) / len(pairs) if", "len(set(pairs)) / max(1, len(set(pairs))) if"),
     ("data/hh.py", "the default is another subset", "or SUBSETS[0])", "or SUBSETS[-1])"),
     ("data/hh.py", "the test is read from the training file", 'read_jsonl(folder / subset / f"{split}.jsonl.gz")',
      'read_jsonl(folder / subset / "train.jsonl.gz")'),
@@ -714,7 +722,7 @@ NOTHING = ("ppo.py", "nothing is wrong: all tests must pass", "def main(cfg):", 
 
 
 # The test files that are tried first, by the beginning of a mutant's file; test_maths.py always is.
-NEAR = {"gpt": "gpt weights invariances chat trainable", "sft": "sft invariances", "reward": "reward invariances", "ppo": "ppo invariances trainable",
+NEAR = {"gpt": "gpt weights invariances chat trainable", "sft": "sft invariances vocabulary", "reward": "reward invariances", "ppo": "ppo invariances trainable",
         "methods": "methods", "checks": "ppo trainable", "practice": "practice", "exercises/": "practice", "chat": "chat", "label": "labels", "page": "page", "evaluate": "evaluate judges",
         "data/messages": "messages data inputs", "data/jsonl": "data inputs hh", "data/hh": "hh", "data/hub": "hub_set", "data/tldr": "tldr",
         "data/split": "data inputs", "data/reviews": "reviews", "data/__": "data inputs", "data/": "toy data", "judges/normal": "normal", "judges/": "judges evaluate",
@@ -722,7 +730,7 @@ NEAR = {"gpt": "gpt weights invariances chat trainable", "sft": "sft invariances
         "support/checkpoint": "weights folder trainable", "support/trainable": "trainable", "support/optimizer": "ppo sft",
         "support/distributed": "distributed", "support/loop": "resume log", "support/resume": "resume", "support/lock": "files resume folder",
         "support/runs": "origin resume folder", "support/files": "files resume", "support/command": "trainable bad_input",
-        "support/preflight": "bad_input trainable", "support/hub": "weights", "support/": "files endings bad_input log", "experiments/": "figures"}
+        "support/preflight": "bad_input trainable", "support/hub": "weights", "support/": "files endings bad_input log", "experiments/reviews": "reviews", "experiments/": "figures"}
 
 
 def tests_fail(tree, files, seconds):

@@ -10,7 +10,7 @@ import evaluate
 import ppo
 import reward
 import sft
-from evaluate import Response, best_of, respond_all, summary, win_rate
+from evaluate import Response, best_of, distinct_2, respond_all, summary, win_rate
 from tiny import EOS, VOCAB, close, critic, model, words
 
 
@@ -51,6 +51,12 @@ def test_a_models_row_is_the_mean_over_its_answers():
     row = summary([answer(4, proxy=1, length=2, kl=2.0), answer(1, proxy=2, length=5, kl=1.0, ended=False)])
     assert row == {"score": 2.5, "ideal": 0.5, "proxy": 1.5, "eos_rate": 0.5, "length": 3.5, "kl": 1.5}
     assert summary([answer(None, ideal=None)])["ideal"] is None and summary([answer(None)])["score"] is None
+
+
+def test_distinct_2_is_the_share_of_different_pairs_of_words_in_all_responses_together():
+    """By hand: "a b", "b a" and "a b" in one, "a b" in the next, and a word alone is no pair: 2 of 4."""
+    assert distinct_2([answer(0, text=text) for text in (" a b a b", " a b", " a")]) == 2 / 4
+    assert distinct_2([answer(0, text=" b a"), answer(0, text=" a b")]) == 1 and distinct_2([answer(0, text="a")]) is None
 
 
 def test_each_answer_is_measured_as_if_it_were_alone():

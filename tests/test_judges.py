@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import combinations
 from math import comb
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -622,6 +623,23 @@ def test_a_held_out_reward_model_reads_each_text_to_its_end_in_its_own_vocabular
     with pytest.raises(UserError, match="does not fit"):
         judge.score([answer(" no" * 30)])
 
+def test_the_lexicon_scores_the_whole_text_or_says_what_to_install(tmp_path, monkeypatch):
+    fake, seen = ModuleType("vaderSentiment.vaderSentiment"), []
+
+    class SentimentIntensityAnalyzer:
+        def polarity_scores(self, text):
+            seen.append(text)
+            return {"neg": 0.1, "pos": 0.7, "compound": len(text) / 10}
+    fake.SentimentIntensityAnalyzer = SentimentIntensityAnalyzer
+    monkeypatch.setitem(sys.modules, "vaderSentiment", ModuleType("vaderSentiment"))
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", fake)
+    judge = open_judge(evaluate.Config(judge="vader"), tmp_path, "cpu", False)
+    assert judge.score([answer(" good", "A"), answer(" a", "B", ended=False)]) == [0.6, 0.3] and seen == ["A good", "B a"]
+    assert judge.name == "vader" and not judge.is_proxy
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    with pytest.raises(UserError, match="^--judge vader: `pip install vaderSentiment` first$"):
+        open_judge(evaluate.Config(judge="vader"), tmp_path, "cpu", False)
+
 # ----------------------------------------------------------------------------- rates
 
 def test_a_rate_leaves_out_what_has_no_verdict_and_weighs_every_pair_alike():
@@ -757,6 +775,7 @@ def test_evaluate_asks_a_language_model_and_says_how_it_judged(finished, world, 
         assert row["win"] + row["tie"] + row["loss"] == pytest.approx(1) and row["pairs"] <= 8
     assert set(numbers["agreement"]) == {"sft_vs_sft", "ppo_vs_sft", "ppo_vs_ppo"}
     assert set(numbers["best_of"]) >= {"2", "4"} and "best of 2" in printed and "rate of ppo vs sft" in printed
+    assert f"neighbouring words: base {numbers['models']['base']['distinct_2']:.1%}, sft " in printed
     evaluate.main(evaluate.Config(**flags))
     assert len(server.asked) == asked and json.loads(Path("numbers.json").read_text()) == numbers
     assert SECRET not in printed + "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())

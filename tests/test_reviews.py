@@ -1,9 +1,12 @@
 """data/reviews.py: the archive (its hash, what may be in it), its odd rows, and a split that leaks nothing."""
 import hashlib
+import importlib.util
 import io
 import os
+import sys
 import tarfile
 from itertools import combinations
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -77,7 +80,6 @@ def cache(tmp_path, monkeypatch):
 # ----------------------------------------------------------------------------- the archive
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("right", [True, False])
 def test_pip_downloads_it_once_and_runs_nothing_of_it_if_the_hash_is_wrong(cache, tmp_path, monkeypatch, right):
     """Against pip itself and an archive whose build leaves a mark when it runs."""
@@ -231,3 +233,37 @@ def test_all_four_stages_run_on_them(both, tmp_path, monkeypatch, quiet, capsys)
     evaluate.main(evaluate.Config(data="reviews", device="cpu", samples=1, prompts=4, best_of=2, max_new_tokens=8))
     said = capsys.readouterr().out
     assert "noisy comparisons (ceiling" in said and "judge: reward_model" in said
+
+# ----------------------------------------------------------------------------- experiments/reviews.py
+
+
+@pytest.fixture
+def experiment():
+    """experiments/reviews.py, beside data/reviews.py, which has the same name."""
+    folder = Path(__file__).resolve().parent.parent / "experiments"
+    sys.path.append(str(folder))
+    spec = importlib.util.spec_from_file_location("reviews_experiment", folder / "reviews.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_bag_of_words_learns_which_words_people_like_and_ignores_what_both_sides_have(experiment):
+    good, bad = "a good film", "a bad film"
+    pairs = [(f"{good} {x}", f"{bad} {y}") for x, y in (("x", "y"), ("y", "x"), ("x", "x"), ("y", "y"))]
+    score = experiment.fit_words(pairs, 1e-3)
+    assert score("Good") > 1 > 1e-3 > abs(score("film")) and score("bad") == pytest.approx(-score("good"), rel=1e-3)
+    assert score("unheard") == 0 and score("good good") == score("good") == pytest.approx(score("A good") - score("a"))
+    strict = experiment.fit_words(pairs, 1e-1)
+    assert 0 < strict("good") < score("good")
+
+
+def test_the_penalty_is_the_one_with_which_the_other_half_is_ordered_best(experiment, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "fit_words", lambda pairs, penalty: {1e-4: len}.get(penalty, lambda text: -len(text)))
+    assert experiment.bag_of_words([], [("long", "so"), ("longer", "no"), ("a", "it")]) is len
+    assert "penalty 0.0001 of" in capsys.readouterr().out
+
+
+def test_agreement_counts_half_for_a_tie(experiment):
+    assert experiment.agreement(len, [("long", "a"), ("a", "long"), ("no", "it"), ("yes", "no")]) == 2.5 / 4
+    assert experiment.pairs_of([("", ["a", "b", "c"])]) == [("a", "b"), ("a", "c"), ("b", "c")]
