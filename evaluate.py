@@ -39,7 +39,7 @@ from text.tokenizer import Tokenizer
 
 @dataclass
 class Config(Flags):            # with --data, --run, --preset, --seed, --device, --precision
-    judge: str = ""             # reward model's folder, vader, LLM's http://…/v1; default the data's
+    judge: str = ""             # reward model's folder, LLM's http://…/v1, vader; or the data's own
     judge_model: str = ""       # name of the language model at that address
     details: bool = False       # print best of 2, 4, … n, win rates by length, and repetition
     compare: bool = False       # lay the curves of ppo.py beside those of five good runs of the toy

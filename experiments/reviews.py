@@ -1,7 +1,7 @@
 """Who agrees with people about sentences that nobody learned from: the table of docs/reviews.md.
 
-    python experiments/reviews.py                                   a bag of words, VADER, one person
-    python experiments/reviews.py out/reviews/reward out/reviews-others/reward      and reward models
+    python experiments/reviews.py                           a bag of words, VADER, one person
+    python experiments/reviews.py out/reviews/reward …      and the reward models in these folders
 
 The bag of words is Bradley-Terry with one weight a word, fitted to the comparisons that reward.py
 learns from: the least that a reward model should beat. How strongly its weights are held near 0 is
@@ -39,8 +39,8 @@ def pairs_of(comparisons):
 
 def agreement(score, pairs):
     """The share of pairs whose better text has the higher score(text), ties half."""
-    scores = {text: score(text) for text in {text for pair in pairs for text in pair}}
-    return sum((scores[a] > scores[b]) + (scores[a] == scores[b]) / 2 for a, b in pairs) / len(pairs)
+    of = {text: score(text) for text in set(chain(*pairs))}
+    return sum((of[a] > of[b]) + (of[a] == of[b]) / 2 for a, b in pairs) / len(pairs)
 
 
 def fit_words(pairs, penalty):
@@ -65,7 +65,7 @@ def fit_words(pairs, penalty):
 
 
 def bag_of_words(train, others):
-    """The function of `fit_words` for the comparisons of `train`, its penalty chosen by `others`."""
+    """The function of `fit_words` for the pairs `train`, its penalty chosen by those of `others`."""
     fitted = [fit_words(train, penalty) for penalty in PENALTIES]
     shares = [agreement(score, others) for score in fitted]
     best = shares.index(max(shares))
@@ -94,8 +94,9 @@ def main(folders):
     train, test = data.load("reviews")
     others, _ = data.load("reviews:others")
     by_mean, single = pairs_of(test.comparisons), pairs_of(test.noisy)
-    scores = {"bag of words": bag_of_words(pairs_of(train.comparisons), pairs_of(others.comparisons)),
-              "VADER's lexicon": lexicon(), **{folder: reward_model(folder) for folder in folders}}
+    words = bag_of_words(pairs_of(train.comparisons), pairs_of(others.comparisons))
+    scores = {"bag of words": words, "VADER's lexicon": lexicon(),
+              **{folder: reward_model(folder) for folder in folders}}
     rows = [[name, f"{agreement(score, by_mean):.1%}", f"{agreement(score, single):.1%}"]
             for name, score in scores.items() if score]
     rows.append(["the mean of all other people", "", f"{test.ceiling:.1%}"])

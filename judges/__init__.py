@@ -82,6 +82,23 @@ class HeldOutRewardModel(Judge):
         return fitting[0] + completion
 
 
+class Lexicon(Judge):
+    """VADER's lexicon and rules (Hutto & Gilbert, ICWSM 2014): how glad the whole text sounds, from
+    -1 to 1, prompt and response, ended or not. Nobody's comparisons are in it."""
+    name = "vader"
+
+    def __init__(self):
+        try:
+            from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+        except ImportError as error:
+            raise UserError("--judge vader: `pip install vaderSentiment` first") from error
+        self.rules = SentimentIntensityAnalyzer()
+
+    def score(self, responses):
+        return [self.rules.polarity_scores(response.prompt + response.text)["compound"]
+                for response in responses]
+
+
 def open_judge(cfg, run, device, bf16):
     """The judge that --judge names: the data set's own (""), a language model (an address), a
     lexicon ("vader"), or a reward model (a folder). Raises UserError if there is no such judge."""
@@ -92,7 +109,6 @@ def open_judge(cfg, run, device, bf16):
         raise UserError("--judge_model goes with the address of a server, "
                         "such as --judge http://localhost:8000/v1")
     if cfg.judge == "vader":
-        from judges.lexicon import Lexicon                      # alone in needing vaderSentiment
         return Lexicon()
     if cfg.judge:
         return HeldOutRewardModel(cfg.judge, cfg, device, bf16)
