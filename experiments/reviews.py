@@ -65,7 +65,7 @@ def fit_words(pairs, penalty):
 
 
 def bag_of_words(train, others):
-    """The function of `fit_words` for the pairs `train`, its penalty chosen by the pairs `others`."""
+    """`fit_words` of the pairs `train`, with the penalty that suits the pairs `others` best."""
     fitted = [fit_words(train, penalty) for penalty in PENALTIES]
     shares = [agreement(score, others) for score in fitted]
     best = shares.index(max(shares))
