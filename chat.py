@@ -1,6 +1,7 @@
 """python chat.py FOLDER …: talk to a language model in the terminal, or to several side by side."""
 import random
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import tyro
@@ -15,13 +16,17 @@ from text.dialogue import HUMAN, dialogue
 from text.tokenizer import Tokenizer
 
 
+Folders = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(
+    metavar="FOLDER …", help_behavior_hint="")]
+
+
 @dataclass
 class Config:
-    folders: tyro.conf.Positional[tuple[str, ...]] = ()     # of models, or gpt2 to gpt2-xl
-    temperature: float = 0.7    # of sampling, as in evaluate.py
-    greedy: bool = False        # take the likeliest token each time instead
-    seed: int = 0               # of sampling: the same questions get the same responses
-    turns: int = 0              # newest turns that a model sees, with the question; 0: all that fit
+    folders: Folders = ()       # folders of models, or gpt2 to gpt2-xl
+    temperature: float = 0.7    # sampling temperature, as in evaluate.py
+    greedy: bool = False        # take the most probable token each time instead
+    seed: int = 0               # seed of sampling: the same questions get the same responses
+    turns: int = 0              # turns that a model sees; 0: one if it has learned one, else all
 
 
 class Speaker:
@@ -39,6 +44,7 @@ class Speaker:
         """Yields pieces of text, each as soon as it is settled; the last one is a remark: what was
         forgotten, the score."""
         if self.tokenizer.framed:
+            most_turns = most_turns or bool(self.tokenizer.questions)       # it has learned one
             self.turns = [*self.turns, dialogue(question)][-most_turns:]    # -0: all
         else:
             self.turns = [question]     # it has learned bare prompts, which have no second turn
@@ -109,11 +115,14 @@ def chat(speakers, cfg):
 
 def main():
     with plain_endings():
-        cfg = tyro.cli(Config)
+        cfg = tyro.cli(Config, description=__doc__, use_underscores=True)
         check_numbers(cfg)
         if not cfg.folders:
             raise UserError("give the folder of a model, such as out/toy/ppo, or of several")
         speakers = [load(name) for name in cfg.folders]
+        if questions := speakers[0].tokenizer.questions:
+            print("It has learned to respond to one question at a time, such as these:",
+                  *questions, sep="\n  ")
         edit_lines()
         try:
             chat(speakers, cfg)

@@ -30,7 +30,7 @@ from judges.normal import compare
 from judges.report import report, show_samples
 from judges.win_rate import agreement, siblings, win_rate
 from support import UserError
-from support.command_line import Flags, launch, start
+from support.command_line import Flags, Text, launch, start
 from support.files import write_whole
 from support.runs import check_origin, find_model
 from text.batches import encode_prompts, pad
@@ -39,18 +39,18 @@ from text.tokenizer import Tokenizer
 
 @dataclass
 class Config(Flags):            # with --data, --run, --preset, --seed, --device, --precision
-    judge: str = ""             # reward model's folder, LLM's http://…/v1, vader; or the data's own
-    judge_model: str = ""       # name of the language model at that address
+    judge: Text = ""            # folder of a reward model, http://…/v1, vader; without it the data's
+    judge_model: Text = ""      # name of the language model at that address
     details: bool = False       # print best of 2, 4, … n, win rates by length, and repetition
-    compare: bool = False       # lay the curves of ppo.py beside those of five good runs of the toy
+    compare: bool = False       # say whether the curves of ppo.py are normal, for a run of the toy
     samples: int = 4            # responses of each model to each test prompt
-    prompts: int = 256          # test prompts at most
-    best_of: int = 8            # the n of best_of_n
-    max_new_tokens: int = 32    # a response that has not ended by then is cut off
-    temperature: float = 0.7    # of sampling: lower than in training, as in use; one for all models
-    missing_eos_score: float | None = None  # proxy of an unfinished response, as in ppo.py
+    prompts: int = 256          # maximum number of test prompts
+    best_of: int = 8            # n of best of n, the SFT model's n responses
+    max_new_tokens: int = 32    # maximum response length in tokens
+    temperature: float = 0.7    # sampling temperature of all models: lower than in training
+    missing_eos_score: float | None = None  # score if unfinished; None: reward.py's lowest sample
     batch_size: int = 256       # responses at a time
-    json: str = ""              # write the numbers into this file, too
+    json: Text = ""             # file for the numbers
 
 # ----------------------------------------------------------------------------- responses
 
@@ -185,7 +185,7 @@ def main(cfg):
     candidates = respond(models["sft"], prompts=[p for p in repeated for _ in range(cfg.best_of)])
     responses["best_of_n"] = best_of(candidates, cfg.best_of)
     responses["ppo"] = responses.pop("ppo")     # last in every table
-    show_samples(responses)
+    show_samples(responses, cfg.best_of)
 
     rows = {name: {**summary(given), "distinct_2": distinct_2(given)}
             for name, given in responses.items()}

@@ -31,11 +31,11 @@ Type the numbers of the responses, the best one first, with = between equally go
 
 @dataclass
 class Config(Flags):            # with --data, --run, --preset, --seed, --device, --precision
-    file: str = "mine.jsonl"    # your rankings; what is there already is kept, and not asked again
+    file: str = "mine.jsonl"    # file of your rankings, which are kept, and not asked again
     answers: int = 2            # responses to a prompt, 2 to 4: more comparisons for more reading
-    max_new_tokens: int = 32    # of a response; one that has not ended by then is not shown
-    temperature: float = 1.0    # of sampling: that of ppo.py, whose responses will be scored
-    tries: int = 8              # rounds of sampling, until a prompt with too few is left out
+    max_new_tokens: int = 32    # maximum response length: an unfinished response is not shown
+    temperature: float = 1.0    # sampling temperature: ppo.py's, whose responses will be scored
+    tries: int = 8              # rounds of sampling; then a prompt with too few is left out
 
 # ---------- the file
 

@@ -23,6 +23,7 @@ import ppo
 from data.toy_world import FACT_OF, judge
 from gpt import GPT, ScalarGPT
 from support import UserError
+from support.command_line import Text
 from support.endings import plain_endings
 from support.files import read_text, write_whole
 from support.runs import find_model, run_folder
@@ -40,7 +41,7 @@ CURVES = ("objective/scores", "objective/kl", "kl_coef")
 @dataclass
 class Config:
     data: str = "toy"       # data set that the run was trained on
-    run: str = ""           # folder of the run; default out/<data>
+    run: Text = ""          # folder of the run; without it out/<data>
 
 # ---------- what a run has left
 
@@ -167,7 +168,7 @@ def build(cfg):
 
 def main():
     with plain_endings():
-        cfg = tyro.cli(Config)
+        cfg = tyro.cli(Config, description=__doc__.partition("\n\n")[0], use_underscores=True)
         torch.set_num_threads(1)        # more would wait for each other: the models are small
         page = build(cfg)
         path = run_folder(cfg) / "page.html"

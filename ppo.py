@@ -33,7 +33,7 @@ import data
 from checks import check_memory, check_normalised, check_ratio, check_rollout
 from gpt import GPT, ScalarGPT, response_logits, token_logprobs
 from support import UserError
-from support.command_line import TrainingFlags, launch, start
+from support.command_line import Text, TrainingFlags, launch, start
 from support.distributed import from_first, gather, own_rows, total, world_size
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
@@ -45,25 +45,24 @@ from text.tokenizer import Tokenizer
 
 @dataclass
 class Config(TrainingFlags):    # with the flags of every training script
-    reward_model: str = ""      # folder of another one than the run's
+    reward_model: Text = ""     # folder of the reward model; without it the run's own
     steps: int = 80             # updates, with one rollout each
-    batch_size: int = 128       # responses a rollout
+    batch_size: int = 128       # responses per rollout
     epochs: int = 2             # passes over a rollout
-    minibatches: int = 4        # optimiser steps a pass
-    max_new_tokens: int = 32    # then a response is cut off
-    max_prompt_tokens: int = 0  # then a prompt is cut off on the left; 0: what the model can read
-    temperature: float = 1.0    # of sampling, and so of every log-probability
-    lr: float = 2.5e-4          # of the actor; faster, it settles too early
-    critic_lr: float = 2e-3     # of the critic; higher, because its errors look like advantages
-    kl_coef: float = 0.05       # β, reward given up per nat of KL
-    kl_target: float = 0.0      # nats a response; if above 0, β adapts to it
+    minibatches: int = 4        # optimiser steps per pass
+    max_new_tokens: int = 32    # maximum response length in tokens
+    max_prompt_tokens: int = 0  # maximum prompt length, truncated on the left; 0: all that fits
+    temperature: float = 1.0    # sampling temperature, and so that of every log-probability
+    lr: float = 2.5e-4          # peak learning rate of the actor: a higher one settles too early
+    critic_lr: float = 2e-3     # that of the critic: higher, since its errors look like advantages
+    kl_coef: float = 0.05       # β, the reward given up per nat of KL
+    kl_target: float = 0.0      # target KL in nats per response, which β follows; 0: β is fixed
     kl_horizon: float = 350     # responses over which β adapts
-    gamma: float = 1.0          # γ: responses are short, so no discount
+    gamma: float = 1.0          # γ, the discount: none, because responses are short
     lam: float = 0.95           # λ of GAE: 1 trusts the rewards, 0 the critic
-    clip: float = 0.2           # ε, of the probability ratio
-    value_clip: float = 0.2     # of a value's change in an update
-    missing_eos_score: float | None = None  # of an unfinished response, in deviations; default the
-                                            # lowest score of the SFT samples of reward.py
+    clip: float = 0.2           # ε, how far the probability ratio may move from 1
+    value_clip: float = 0.2     # how far a value may move in an update
+    missing_eos_score: float | None = None  # score if unfinished; None: reward.py's lowest sample
     sample_every: int = 10      # updates between two looks at test prompts
     snapshot_every: int = 10    # updates between copies of actor and critic for page.py; 0: none
 

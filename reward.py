@@ -25,7 +25,7 @@ import torch.nn.functional as F
 import data
 from gpt import GPT, ScalarGPT
 from support import UserError
-from support.command_line import TrainingFlags, launch, start
+from support.command_line import Text, TrainingFlags, launch, start
 from support.distributed import gather, own_rows
 from support.loop import Loop
 from support.optimizer import adamw, set_learning_rate, take_step
@@ -38,14 +38,14 @@ from text.tokenizer import Tokenizer
 
 @dataclass
 class Config(TrainingFlags):    # with the flags of every training script
-    init: str = ""              # first weights: a folder; default the SFT model, with a new head
+    init: Text = ""             # folder of the first weights; without it sft/, with a new head
     steps: int = 1200           # optimiser steps; here one pass over the rankings, as is usual
-    batch_size: int = 16        # rankings a step; one of K completions is K(K-1)/2 comparisons
+    batch_size: int = 16        # rankings per step; one of K completions is K(K-1)/2 comparisons
     lr: float = 1.5e-3          # peak learning rate; at 2e-3 some seeds end several points lower
     normalise_samples: int = 512    # completions of the SFT model that scores are normalised on
-    max_new_tokens: int = 32    # of such a completion
-    max_prompt_tokens: int = 0  # then a prompt is cut off on the left; 0: what the model can read
-    temperature: float = 1.0    # of sampling them: PPO's, or its scores would not begin at 0
+    max_new_tokens: int = 32    # maximum length of such a completion
+    max_prompt_tokens: int = 0  # maximum prompt length, truncated on the left; 0: all that fits
+    temperature: float = 1.0    # sampling temperature: PPO's, so that its scores begin at 0
 
 # ---------- the loss
 

@@ -13,6 +13,7 @@ InstructGPT (arXiv:2203.02155, section 3.5) does the same from GPT-3.
 Axes: B batch, T tokens, C channels, V vocabulary, N tokens of the batch that carry loss.
 """
 from dataclasses import dataclass
+from textwrap import shorten
 
 import torch
 import torch.nn.functional as F
@@ -36,18 +37,17 @@ from text.vocabulary import train_vocabulary
 
 @dataclass
 class Config(TrainingFlags):    # with the flags of every training script
-    init: str = "scratch"       # first weights: scratch (reads text first), gpt2 … -xl, or a folder
+    init: str = "scratch"       # first weights: scratch (reads text first), gpt2 to -xl, a folder
     steps: int = 800            # optimiser steps on demonstrations
-    pretrain_steps: int = 1100  # optimiser steps on text before that: clean text teaches facts
-    batch_size: int = 16        # texts or demonstrations a step: many small steps teach most here
+    pretrain_steps: int = 1100  # optimiser steps on text before that: the text teaches the facts
+    batch_size: int = 16        # texts or demonstrations per step: many small steps teach most here
     lr: float = 2e-3            # peak learning rate on demonstrations
     pretrain_lr: float = 5e-3   # peak learning rate on text: high, because the model is tiny
     n_layer: int = 4            # blocks of a model from scratch: an answer takes several steps
     n_head: int = 4             # attention heads
-    n_embd: int = 64            # channels: narrow, a quarter of a million weights in all
-    block_size: int = 128       # the most tokens that prompt and completion may have together
-    vocab_size: int = 0         # tokens of a vocabulary learned from the texts, for a model from
-                                # scratch; 0: the toy's words, elsewhere GPT-2's 50,257
+    n_embd: int = 64            # channels: a quarter of a million weights in all
+    block_size: int = 128       # maximum context length: tokens of prompt and completion
+    vocab_size: int = 0         # tokens of a vocabulary learned from the texts; 0: the toy's, or GPT-2's
 
 # ---------- the loss
 
@@ -129,6 +129,16 @@ def pretrain(texts, tokenizer, run, cfg, device, bf16):
     return model
 
 
+def sample_questions(learned, held_out):
+    """Up to three questions, spread over the held-out prompts (else those that are learned), for chat.py
+    to suggest; none unless each learned prompt is one question within the frame of a dialogue."""
+    if any(prompt.count(HUMAN) != 1 for prompt in learned):
+        return []
+    prompts = held_out or learned
+    chosen = dict.fromkeys(prompts[i * len(prompts) // 6] for i in (1, 3, 5))
+    return [shorten(prompt.replace(HUMAN, "").replace(ASSISTANT, ""), 80) for prompt in chosen]
+
+
 def main(cfg):
     run, device, bf16 = start(cfg, "base", "sft")
     train_set, test_set = data.load(cfg.data)
@@ -147,6 +157,8 @@ def main(cfg):
         print(f"{bare:,} of {len(demonstrations):,} prompts are without the frame of a dialogue, "
               f"{HUMAN!r} … {ASSISTANT!r}: they are learned as they are")
     tokenizer.framed = 2 * bare < len(demonstrations)   # chat.py asks as most prompts were
+    tokenizer.questions = sample_questions([prompt for prompt, _ in demonstrations],
+                                           test_set.prompts)
     examples = encode_demonstrations(demonstrations, tokenizer, block_size)
     held_out = encode_demonstrations(test_set.demonstrations, tokenizer, block_size, held_out=True)
     if cfg.init == "scratch":

@@ -30,7 +30,8 @@ def command(cfg, script):
     """The command line with every flag that is not the default."""
     values = {field.name: str(getattr(cfg, field.name)) for field in fields(cfg)
               if getattr(cfg, field.name) != field.default and field.name != "resume"}
-    flags = [f"--{name} {shlex.quote(value) if value.isprintable() else ascii(value)}"
+    flags = [f"--{name}" if value == "True" else
+             f"--{name} {shlex.quote(value) if value.isprintable() else ascii(value)}"
              for name, value in values.items()]
     return " ".join([f"python {script}.py", *flags])
 

@@ -3,7 +3,8 @@
 
 def config_json(shape, tokenizer):
     """The config.json of a model of this shape (a dict of GPTConfig's or ScalarConfig's fields)."""
-    shape = {**shape, "n_positions": shape["block_size"], "bos_token_id": shape["eos_token_id"]}
+    shape = {**shape, "n_positions": shape["block_size"], "bos_token_id": shape["eos_token_id"],
+             "n_ctx": shape["block_size"]}      # the old name, which llama.cpp's converter reads
     eos, eos_is_pad = shape["eos_token_id"], shape.pop("eos_is_pad", None)
     del shape["block_size"]
     config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"],
@@ -13,6 +14,8 @@ def config_json(shape, tokenizer):
         config.update(tokenizer_name=tokenizer.name, tokenizer_fingerprint=tokenizer.fingerprint)
         if not tokenizer.framed:        # its prompts are texts as they are, and no dialogues
             config["framed"] = False
+        if tokenizer.questions:         # it has read no second turn, and chat.py shows it none
+            config["questions"] = tokenizer.questions
     if eos_is_pad is not None:          # a reward model or critic
         # transformers reads the score at the last token that is not its pad id, and a text ends
         # with <|endoftext|>: so the pad id is another one, that no scored text ends with.

@@ -14,6 +14,9 @@ from support.screen import read_curves
 
 NORMAL = Path(__file__).with_suffix(".csv")
 SETTINGS = ("lr", "kl_coef", "objective/non_score_reward")      # they follow from the flags
+SIGNED = ("loss/policy", "objective/scores", "objective/kl", "objective/score_total",
+          "returns/mean", "val/mean", "val/var_explained")      # all others are at least 0
+SHARES = ("clipfrac", "eos_rate", "var_explained")              # at most 1
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)    # t of 2 to 10 runs, for 95%
 EVERY = 8               # every so many updates there is a row, and one for the last
 NEIGHBOURS = 5          # updates on both sides: averaged, since the variance of five runs is rough
@@ -48,32 +51,36 @@ def write_normal(runs, path=NORMAL):
 
 
 def read_normal(path=NORMAL):
-    """{metric: {update: (low, high)}}."""
+    """{metric: {update: (low, high)}}, without what no number of that metric can be."""
     bands = {}
     for name, update, low, high in list(csv.reader(path.read_text().splitlines()))[1:]:
-        bands.setdefault(name, {})[int(update)] = float(low), float(high)
+        low = float(low) if name in SIGNED else max(0.0, float(low))
+        high = min(1.0, float(high)) if name.endswith(SHARES) else float(high)
+        bands.setdefault(name, {})[int(update)] = low, high
     return bands
 
 
 def compare(folder, path=NORMAL):
-    """What `--compare` prints: a line a metric, and a verdict."""
+    """What `--compare` prints: the verdict, then a line for each metric that was outside."""
     curves, bands = read_curves(folder), read_normal(path)
     if not bands.keys() <= curves.keys():
         raise UserError(f"{folder}: there are no curves of this ppo.py, "
                         "so train with `python ppo.py` first")
-    lines, odd, verdicts = [f"{'':24}{'inside':>8}{'last':>11}   normal then"], [], []
+    lines, odd, verdicts = [], [], []
     for name, ends in bands.items():
         curve = curves[name]
         inside = {update: low <= curve[update] <= high for update, (low, high) in ends.items()
                   if update in curve}
         verdicts += inside.values()
-        low, high = ends[max(inside)]
-        lines.append(f"{name:24}{fmean(inside.values()):8.0%}{curve[max(inside)]:11.3g}   "
-                     f"{low:.3g} to {high:.3g}")
-        if fmean(inside.values()) < INSIDE:
+        share, last = fmean(inside.values()), max(inside)
+        if share < 1:
+            low, high = ends[last]
+            lines.append(f"{name:24}{share:8.0%}{curve[last]:11.3g}   {low:.3g} to {high:.3g}")
+        if share < INSIDE:
             first = min(update for update, there in inside.items() if not there)
             odd.append(f"{name} (first outside at update {first})")
-    lines.append(f"{fmean(verdicts):.1%} of {len(verdicts)} numbers lie in the band that five good "
-                 "runs of the toy with the default flags have; 95% or more is usual")
-    said = "this run is not normal: look at " if odd else "no curve is out of the ordinary"
-    return "\n".join([*lines, said + ", ".join(odd)])
+    said = "this run is not normal: look at " + ", ".join(odd) if odd else "this run is normal"
+    counted = (f"{fmean(verdicts):.1%} of {len(verdicts)} numbers lie in the band that five good "
+               "runs of the toy with the default flags have; 95% or more is usual")
+    head = [f"{'sometimes outside:':24}{'inside':>8}{'last':>11}   normal then"] if lines else []
+    return "\n".join([said, counted, *head, *lines])

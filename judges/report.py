@@ -3,23 +3,29 @@ from judges.win_rate import percent
 from text.dialogue import ASSISTANT
 
 
-def show_samples(responses, count=6):
-    """What all models respond to the same prompts, spread over the test set."""
+def called(name, n):
+    """What the screen calls a model, or a contest of two, of the JSON."""
+    return name.replace("best_of_n", f"best of {n}").replace("_vs_", " vs ")
+
+
+def show_samples(responses, n, count=6):
+    """What all models respond to the same prompts, spread over the test set. `n`: of best of n."""
     rows = list(zip(*responses.values()))
     for row in rows[::max(1, len(rows) // count)][:count]:
         print("\n" + row[0].prompt.rstrip().removesuffix(ASSISTANT).strip())
         for name, response in zip(responses, row):
-            print(f"  {name:10} {response.text.strip()}")
+            print(f"  {called(name, n):10} {response.text.strip()}")
 
 
 def report(numbers, judge, details):
     """All that stands below the samples. Details: best of every n, rates by length, repetition."""
-    models = numbers["models"]
-    parts = [table(models, f"judge: {judge.name}"), winners(numbers)]
+    n = max(numbers["best_of"])
+    models = {called(name, n): row for name, row in numbers["models"].items()}
+    parts = [table(models, f"judge: {judge.name}") + "\n" + legend(judge, n), winners(numbers, n)]
     if numbers["agreement"]:
         parts.append(agreements(numbers["agreement"]))
     if details:
-        rows = {f"best of {n}": row for n, row in numbers["best_of"].items()}
+        rows = {f"best of {most}": row for most, row in numbers["best_of"].items()}
         by_kl = sorted((rows | {"ppo": models["ppo"]}).items(), key=lambda item: item[1]["kl"])
         parts.append(table(dict(by_kl), "in the order of their KL"))
         parts += [lengths(numbers["by_length"]), repetition(models)]
@@ -35,9 +41,10 @@ def table(models, title):
     for name, row in models.items():
         score = "-" if row["score"] is None else f"{row['score']:.2f}"
         ideal = "-" if row["ideal"] is None else f"{row['ideal']:.1%}"
-        kl = round(row["kl"], 2) + 0.0              # + 0.0: no "-0.00"
+        kl = f"{round(row['kl'], 2) + 0.0:.2f}"     # + 0.0: no "-0.00"
+        kl = f"≤ {kl}" if name.startswith("best of") else kl
         lines.append(f"{name:12}{score:>8}{ideal:>8}{row['proxy']:8.2f}{row['eos_rate']:8.1%}"
-                     f"{row['length']:8.1f}{kl:8.2f}")
+                     f"{row['length']:8.1f}{kl:>8}")
     return "\n".join(lines)
 
 
@@ -48,13 +55,20 @@ def repetition(models):
     return "different among the pairs of neighbouring words: " + ", ".join(shares)
 
 
-def winners(numbers):
+def legend(judge, n):
+    """What the names in the table mean."""
+    gold = "gold: the toy's hidden judge; " if judge.name == "gold" else ""
+    return (f"{gold}proxy: the reward model; KL: nats a response from sft, "
+            f"of best of {n} an upper bound")
+
+
+def winners(numbers, n):
     """A row a comparison."""
     lines = []
     for name, row in numbers["win_rates"].items():
         shares = "no verdicts" if row["win"] is None else (
             f"wins {row['win']:6.1%}  ties {row['tie']:6.1%}  losses {row['loss']:6.1%}")
-        lines.append(f"{name.replace('_vs_', ' vs '):18} {shares}   rate {percent(row)}")
+        lines.append(f"{called(name, n):18} {shares}   rate {percent(row)}")
     return "\n".join(lines)
 
 

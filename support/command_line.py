@@ -2,6 +2,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -13,22 +14,26 @@ from support.files import read_json
 from support.runs import run_folder
 
 
+# A flag whose comment says what is done without it: --help shows no "(default: '')" behind that.
+Text = Annotated[str, tyro.conf.arg(help_behavior_hint="")]
+
+
 @dataclass
 class Flags:
     """The flags that all stages share; the Config of each stage adds its own."""
-    data: str = "toy"       # toy, toy2, reviews, hh[:SUBSET+…], tldr, hub:OWNER/NAME, a .jsonl[.gz]
-    run: str = ""           # folder of the run; default out/<data>
-    preset: str = ""        # other defaults: gpt2, -medium, -large, -xl, unified; by the model
-    seed: int = 0           # of the first weights, the order of the data, and sampling
-    device: str = ""        # cuda, mps, cpu; default cuda if there is one, else cpu
-    precision: str = ""     # fp32 or bf16; default bf16 on a GPU that has it
+    data: str = "toy"       # data: toy, toy2, reviews, hh[:SUBSET], tldr, hub:OWNER/NAME, FILE.jsonl
+    run: Text = ""          # folder of the run; without it out/<data>
+    preset: Text = ""       # set of defaults: gpt2 to gpt2-xl, unified; without it by the model
+    seed: int = 0           # seed of the first weights, the order of the data, and sampling
+    device: Text = ""       # cuda, mps or cpu; without it cuda if there is one, else cpu
+    precision: Text = ""    # fp32 or bf16; without it bf16 on a GPU that has it, else fp32
 
 
 @dataclass
 class TrainingFlags(Flags):
     """The further flags that the training scripts share."""
-    train: str = "all"          # weights that move: all, last:N blocks, lora:R (rank R); any head
-    micro_batch_size: int = 0   # examples at a time: less memory, the same gradient; 0 is all
+    train: str = "all"          # weights that move: all, last:N blocks, lora:R (rank R)
+    micro_batch_size: int = 0   # examples at a time: less memory, the same gradient; 0: all
     save_every: int = 0         # steps between two saves to resume from; 0: every ten minutes
     resume: bool = False        # go on from the last save of this run
 
@@ -42,7 +47,8 @@ def launch(main, Config, stage):
     """Run `main` with the Config of the command line. After a wrong flag the exit code is 2."""
     from support.endings import plain_endings       # a program ends, and an import does not
     with plain_endings("; --resume goes on from the last save" * hasattr(Config, "resume")):
-        cfg = tyro.cli(Config)
+        about = (sys.modules[Config.__module__].__doc__ or "").partition("\n\n")[0]
+        cfg = tyro.cli(Config, description=about, use_underscores=True)
         take_preset(cfg, read_json(PRESETS)[stage])
         main(cfg)
 

@@ -196,6 +196,15 @@ def test_the_seed_decides_and_greedy_needs_none(command):
     assert command("run/sft --temperature 0.01") == command("run/sft --greedy") != command("run/sft --temperature 1.5")
 
 
+def test_a_model_of_single_questions_suggests_some_and_sees_one_turn(run, command):
+    words = tiny.words()
+    words.questions = ["Is owl a tool?", "Is hen a word?"]
+    GPT.from_pretrained(run / "run" / "sft").save_pretrained(run / "run" / "sft", words)
+    printed = command("run/sft")
+    assert printed.startswith("It has learned to respond to one question at a time, such as these:\n  Is owl a tool?\n  Is hen a word?\n")
+    assert command("run/sft --turns 1") == printed != command("run/sft --turns 9")
+
+
 def test_a_long_talk_goes_on(monkeypatch, capsys):
     asked = iter(["Is owl a bird? " * n for n in (1, 2, 1, 40, 1, 1)] + [""])
     monkeypatch.setattr("builtins.input", lambda prompt: next(asked))

@@ -230,6 +230,7 @@ def test_it_goes_through_all_stages_with_nothing_downloaded(hub_gpt2, run_stage,
     evaluate.main(evaluate.Config(data="rows.jsonl", run=str(run), device="cpu", samples=1, max_new_tokens=6))
     for stage in ("sft", "reward", "ppo", "ppo/critic"):
         config = json.loads((run / stage / "config.json").read_text())
+        assert config["n_ctx"] == config["n_positions"]     # llama.cpp's converter reads the old name
         assert config["tokenizer_name"] == "gpt2" and Tokenizer.load(run / stage).eos == config["eos_token_id"]
     assert "ppo vs sft" in capsys.readouterr().out
 
@@ -266,12 +267,13 @@ def test_the_hub_can_read_a_card(made):
 
 @pytest.mark.parametrize("script, flags", [
     (sft, dict(data="my rows.jsonl", seed=3, lr=1e-5)), (reward, dict(run="out/x", train="lora:8")), (ppo, {}),
-    (ppo, dict(kl_coef=0.0, reward_model="there", resume=True))])
+    (ppo, dict(kl_coef=0.0, reward_model="there", resume=True)), (evaluate, dict(details=True, json="a b.json"))])
 def test_the_command_on_a_card_makes_the_model_again(script, flags):
     cfg = script.Config(**flags)
     made_with = shlex.split(command(cfg, script.__name__))
     assert made_with[:2] == ["python", f"{script.__name__}.py"]
-    cfg.resume = False
+    if script is not evaluate:
+        cfg.resume = False
     assert tyro.cli(script.Config, args=made_with[2:]) == cfg
 
 

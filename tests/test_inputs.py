@@ -344,8 +344,15 @@ def test_a_model_of_dialogues_is_asked_within_the_frame(run_stage, monkeypatch, 
     run = run_stage(sft)
     assert "without the frame" not in capsys.readouterr().out
     assert "framed" not in json.loads((run / "sft" / "config.json").read_text())
+    assert asked(run / "sft", monkeypatch) == [f"{U}Is owl a bird?{A}"] * 2     # its rows have one turn, so it is shown one
+    assert Tokenizer.load(run / "sft").questions == ["Is our cat a tool?"]       # the one held out
+
+
+def test_a_model_of_longer_dialogues_is_shown_all_turns(run_stage, tmp_path, monkeypatch):
+    write_rows(tmp_path / "rows.jsonl", [{**row, "prompt": f"{U}Call me {i}.{A} Hello." * (i % 2) + row["prompt"]} for i, row in enumerate(ROWS)])
+    run = run_stage(sft)
     first, second = asked(run / "sft", monkeypatch)
-    assert first == f"{U}Is owl a bird?{A}" and second == first * 2
+    assert first == f"{U}Is owl a bird?{A}" and second == first * 2 and not Tokenizer.load(run / "sft").questions
 
 
 @pytest.mark.parametrize("bare_rows, framed", [(6, True), (14, False)])

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import tyro
 
 import data
 import label
+import ppo
 import reward
 import tiny
 from data.jsonl import read_jsonl
@@ -25,6 +27,7 @@ from gpt import GPT, ScalarGPT
 from label import Labels, questions, read_order
 from support import UserError
 from support.command_line import launch
+from support.runs import run_folder
 from text.batches import pad
 
 ROOT = Path(__file__).parent.parent
@@ -342,6 +345,16 @@ def test_the_reward_model_goes_on_from_its_weights_and_learns_the_labels(run_sta
     assert (chosen > rejected).float().mean() > 0.95
     chosen, rejected = reward.score_pairs(before, examples)
     assert (chosen > rejected).float().mean() < 0.9
+
+
+@pytest.mark.parametrize("text", [label.__doc__, (ROOT / "docs" / "label.md").read_text()], ids=["label.py", "docs/label.md"])
+def test_no_command_there_replaces_the_run_that_it_starts_from(text):
+    commands = [line.replace("…", "").split("  ")[0].split() for line in map(str.strip, text.splitlines())
+                if line.startswith(("python reward.py", "python ppo.py"))]
+    assert commands
+    for _, script, *flags in commands:
+        cfg = tyro.cli({"reward.py": reward.Config, "ppo.py": ppo.Config}[script], args=flags)
+        assert run_folder(cfg) == Path("out/mine")
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ FILE = "tokenizer.tiktoken"         # tiktoken's own format: base64 of a token's
 class Tokenizer:
     """A tiktoken.Encoding, with the one `encode` that every stage uses."""
     framed = True                   # whether its models have learned dialogues, or bare prompts
+    questions = ()                  # samples, if its models have learned one question at a time
 
     def __init__(self, name, encoding):
         self.name, self.encoding = name, encoding
@@ -68,6 +69,7 @@ class Tokenizer:
             raise UserError(f"{folder / FILE} is missing, the vocabulary of the model beside it")
         tokenizer = cls.words(tokens, name) if tokens else cls.gpt2()
         tokenizer.framed = config.get("framed", True)
+        tokenizer.questions = config.get("questions", ())
         known = GPT2_FINGERPRINT if tokens and name == "gpt2" else tokenizer.fingerprint
         if tokenizer.fingerprint != config.get("tokenizer_fingerprint", known):
             raise UserError(f"{folder}: its vocabulary of {tokenizer.vocab_size} tokens is not "
