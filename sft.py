@@ -13,7 +13,6 @@ InstructGPT (arXiv:2203.02155, section 3.5) does the same from GPT-3.
 Axes: B batch, T tokens, C channels, V vocabulary, N tokens of the batch that carry loss.
 """
 from dataclasses import dataclass
-from textwrap import shorten
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +28,7 @@ from support.resume import check_same_run, identity
 from support.runs import finish, read_origin
 from support.trainable import parameter_count, parse_train, set_trainable
 from text.batches import batch_at, micro_batches, pad
-from text.examples import encode_demonstrations, encode_texts
+from text.examples import encode_demonstrations, encode_texts, sample_questions
 from text.dialogue import ASSISTANT, HUMAN
 from text.tokenizer import Tokenizer
 from text.vocabulary import train_vocabulary
@@ -47,7 +46,7 @@ class Config(TrainingFlags):    # with the flags of every training script
     n_head: int = 4             # attention heads
     n_embd: int = 64            # channels: a quarter of a million weights in all
     block_size: int = 128       # maximum context length: tokens of prompt and completion
-    vocab_size: int = 0         # tokens of a vocabulary learned from the texts; 0: the toy's, or GPT-2's
+    vocab_size: int = 0         # size of a vocabulary learned from text; 0: the toy's or GPT-2's
 
 # ---------- the loss
 
@@ -127,16 +126,6 @@ def pretrain(texts, tokenizer, run, cfg, device, bf16):
     run_loop(model, pages, [], base, cfg.pretrain_steps, cfg.pretrain_lr, cfg, device)
     finish(model, tokenizer, base, cfg, same)
     return model
-
-
-def sample_questions(learned, held_out):
-    """Up to three questions, spread over the held-out prompts (else those that are learned), for chat.py
-    to suggest; none unless each learned prompt is one question within the frame of a dialogue."""
-    if any(prompt.count(HUMAN) != 1 for prompt in learned):
-        return []
-    prompts = held_out or learned
-    chosen = dict.fromkeys(prompts[i * len(prompts) // 6] for i in (1, 3, 5))
-    return [shorten(prompt.replace(HUMAN, "").replace(ASSISTANT, ""), 80) for prompt in chosen]
 
 
 def main(cfg):

@@ -477,7 +477,7 @@ MUTANTS = [
     ("chat.py", "a limit of 0 turns is one turn", '[-most_turns:]    # -0', '[-max(1, most_turns):]    # -0'),
     ("chat.py", "a model of single questions is shown its earlier turns", "most_turns = most_turns or bool(self.tokenizer.questions)       #", "pass    #"),
     ("chat.py", "no question is suggested", "if questions := speakers[0].tokenizer.questions:", "if questions := ():"),
-    ("sft.py", "dialogues of several turns count as single questions", "if any(prompt.count(HUMAN) != 1 for prompt in learned):", "if not learned:"),
+    ("text/examples.py", "dialogues of several turns count as single questions", "if any(prompt.count(HUMAN) != 1 for prompt in learned):", "if not learned:"),
     ("chat.py", "what one model says depends on the others", "            torch.manual_seed(seed)\n", ""),
     ("chat.py", "every turn has the same random numbers", "seed = seeds.getrandbits(63) ", "seed = cfg.seed "),
     ("chat.py", "greedy samples", "0 if cfg.greedy else cfg.temperature", "cfg.temperature"),

@@ -1,5 +1,8 @@
 """From rows to what SFT and reward model learn from: lists of token ids that fit into a model."""
+from textwrap import shorten
+
 from support import UserError
+from text.dialogue import ASSISTANT, HUMAN
 
 
 def fit(prompt, completions, block_size):
@@ -42,3 +45,13 @@ def encode_comparisons(comparisons, tokenizer, block_size, held_out=False, kind=
         raise UserError(f"no {kind} fits into {block_size} tokens: train the SFT model with a "
                         "larger --block_size")
     return examples
+
+
+def sample_questions(learned, held_out):
+    """Up to three questions for chat.py to suggest, spread over the held-out prompts, else over
+    the learned ones. None unless each learned prompt is one question within the frame."""
+    if any(prompt.count(HUMAN) != 1 for prompt in learned):
+        return []
+    prompts = held_out or learned
+    chosen = dict.fromkeys(prompts[i * len(prompts) // 6] for i in (1, 3, 5))
+    return [shorten(prompt.replace(HUMAN, "").replace(ASSISTANT, ""), 80) for prompt in chosen]
