@@ -39,7 +39,7 @@ from text.tokenizer import Tokenizer
 
 @dataclass
 class Config(Flags):            # with --data, --run, --preset, --seed, --device, --precision
-    judge: Text = ""            # folder of a reward model, http://…/v1, vader; without it the data's
+    judge: Text = ""            # reward model's folder, http://…/v1, vader; without it the data's
     judge_model: Text = ""      # name of the language model at that address
     details: bool = False       # print best of 2, 4, … n, win rates by length, and repetition
     compare: bool = False       # say whether the curves of ppo.py are normal, for a run of the toy
