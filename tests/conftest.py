@@ -11,7 +11,7 @@ import tiny
 
 torch.set_num_threads(1)
 
-MATHS = ("golden", "gpt", "gradients", "invariances", "maths", "methods", "optimum", "ppo", "reward", "sft")
+MATHS = ("exact", "golden", "gpt", "gradients", "invariances", "maths", "methods", "optimum", "ppo", "reward", "sft")
 
 
 def pytest_collection_modifyitems(items):

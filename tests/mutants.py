@@ -399,6 +399,15 @@ MUTANTS = [
     ("methods.py", "responses count by their length", "\"responses\": len(mask) * lengths", "\"responses\": lengths.sum()"),
     ("methods.py", "Dr. GRPO divides by the deviation", "count=\"budget\", divide=False", "count=\"budget\""),
     ("methods.py", "DAPO counts responses, not tokens", "dapo = partial(repaired, surrogate=two_clips, count=\"tokens\")", "dapo = partial(repaired, surrogate=two_clips, count=\"responses\")"),
+    ("notebooks/exact.py", "a state's value counts its answers alike", "zip(total, (p * tree.rewards, p))", "zip(total, (tree.rewards, torch.ones_like(p)))"),
+    ("notebooks/exact.py", "the variance forgets the mean", "(estimates - mean) ** 2", "estimates ** 2"),
+    ("notebooks/exact.py", "the sampler's answers are counted as the learner's", "moments(mu, tree.gradients(learner", "moments(tree.probs(learner), tree.gradients(learner"),
+    ("notebooks/exact.py", "the learner is the sampler, too", "later(tree, exact, n), exact) for", "exact, exact) for"),
+    ("notebooks/exact.py", "the penalty of GRPO has the slope of k1", "slope = 1 - (tree.logprobs(ref) - tree.logprobs(logits)).exp()  ", "slope = tree.logprobs(logits) - tree.logprobs(ref)  "),
+    ("notebooks/exact.py", "the group has one member less", "chance = p[members[:, 1:]].prod(1)", "chance = p[members].prod(1)"),
+    ("notebooks/exact.py", "a mean over tokens knows one answer's", "\"tokens\": lengths.sum(1)", "\"tokens\": k * lengths[:, 0]"),
+    ("notebooks/exact.py", "RLOO pays for no KL", "whole = tree.rewards - beta * ", "whole = tree.rewards - 0 * "),
+    ("notebooks/exact.py", "a row's largest weight is lost", "(2 ** (bits - 1) - 1)", "2 ** (bits - 1)"),
     # ------------------------------------------------------------------------- the toy
     ("data/toy.py", "people prefer the worse answer", "felt[text] = 2 * judge(prompt, text)", "felt[text] = -2 * judge(prompt, text)"),
     ("data/toy.py", "people never err", "- math.log(-math.log(rng.random()))", ""),
@@ -738,7 +747,8 @@ NEAR = {"gpt": "gpt weights invariances chat trainable", "sft": "sft invariances
         "support/checkpoint": "weights folder trainable", "support/trainable": "trainable", "support/optimizer": "ppo sft",
         "support/distributed": "distributed", "support/loop": "resume log", "support/resume": "resume", "support/lock": "files resume folder",
         "support/runs": "origin resume folder", "support/files": "files resume", "support/command": "trainable bad_input",
-        "support/preflight": "bad_input trainable", "support/hub": "weights", "support/": "files endings bad_input log", "experiments/reviews": "reviews", "experiments/": "figures"}
+        "support/preflight": "bad_input trainable", "support/hub": "weights", "support/": "files endings bad_input log", "experiments/reviews": "reviews", "experiments/": "figures",
+        "notebooks/exact": "exact"}
 
 
 def tests_fail(tree, files, seconds):
