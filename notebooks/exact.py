@@ -1,7 +1,7 @@
 """What can be counted instead of sampled: means over all answers of the enumerable task. Bias and
 variance of a gradient estimate are then numbers without noise, and so is where a method ends.
 
-    python -m notebooks.exact       prints the five tables of docs/numerics.md, in a minute
+    python -m notebooks.exact       prints the five tables of docs/numerics.md: seconds
 
 A policy is a table here: a row of logits for each state, a state being the tokens so far. The
 gradient estimate of one answer is Σ w_t ∇ log π(y_t), by these logits.
@@ -144,7 +144,7 @@ def answer_weights(tree, learner, sampler, cap):
 
 
 def off_policy(tree, learner, sampler, weights):
-    """(bias, deviation) of the learner's gradient, from one answer of the sampler, in lengths of the
+    """(bias, deviation) of the learner's gradient from one answer of the sampler, in lengths of the
     true one. The baseline is the sampler's mean reward, as in a rollout."""
     mu, right = tree.probs(sampler), true_gradient(tree, learner)
     advantages = (tree.rewards - (mu * tree.rewards).sum())[:, None]    # (A, 1)
