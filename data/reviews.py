@@ -95,8 +95,8 @@ def decode(content):
 def read_sentences(truth, ratings):
     """{sentence: its ratings} from the two files' texts: id, mean, sentence; and id, mean, standard
     deviation, ratings. What is odd is dropped, and counted on the screen."""
-    texts = dict(row[::2] for row in table(truth, 3))
-    found, rows, dropped = {}, table(ratings, 4), Counter()
+    texts = dict(row[::2] for row in cells_of(truth, 3))
+    found, rows, dropped = {}, cells_of(ratings, 4), Counter()
     for name, _, _, numbers in rows:
         text = clean(texts.get(name, ""))
         people = whole_numbers(numbers)
@@ -114,7 +114,7 @@ def read_sentences(truth, ratings):
     return found
 
 
-def table(text, columns):
+def cells_of(text, columns):
     """The lines of a file with so many columns; one with more or fewer is no row."""
     rows = [line.split("\t") for line in text.splitlines()]
     return [row for row in rows if len(row) == columns]
@@ -151,13 +151,13 @@ def load(name):
     known = set(map(first_words, read))
     new = [text for text in held_out if first_words(text) not in known]
     train = [*({"text": text} for text in read), *demonstrations(read),
-             *comparisons(rankings(rating))]
+             *comparisons(rank(rating))]
     test = [*demonstrations(new), *comparisons(by_mean(held_out))]
     pairs, ceiling = single_people(held_out)
-    return read_rows(name, rows(train)), read_rows(f"{name}, held out", rows(test)), pairs, ceiling
+    return read_rows(name, rows_of(train)), read_rows(f"{name}, held out", rows_of(test)), pairs, ceiling
 
 
-def rows(objects):
+def rows_of(objects):
     return ((f"reviews, row {i}", row) for i, row in enumerate(objects, start=1))
 
 
@@ -192,7 +192,7 @@ def votes(rated):
     return ballots
 
 
-def rankings(rated):
+def rank(rated):
     """Sentences, best first, by the ratings of VOTES people, each of whom rated one: of those that
     were rated alike the first stays, since equal ratings are no comparison."""
     ballots = votes(rated)
