@@ -7,6 +7,7 @@ smaller than the scripts' default run, of seed 0 where no other is named. To hav
 delete that folder.
 """
 import copy
+import dis
 import json
 import os
 import subprocess
@@ -69,18 +70,14 @@ def train(command, folder):
         raise SystemExit("\n".join(lines[-5:]))
 
 
-def practised(kl_coef=0.05, fast=False):
-    """Actor and critic after PPO on the lessons' own models, and what happened on the way: actor,
-    critic, [{"score", "judge", "ideal", "kl", "entropy", "length"} of each rollout].
-
-    As ppo.py does it by default; `fast` takes half the responses, in two minibatches, at four times
-    the actor's rate."""
-    settings = {"batch_size": 64, "minibatches": 2, "lr": 1e-3} if fast else {}
-    run, cfg = toy_run("sft", "reward"), ppo.Config(kl_coef=kl_coef, **settings)
+def practised(kl_coef=0.05):
+    """Actor and critic after PPO on the lessons' own models, as ppo.py does it by default, and what
+    happened on the way: actor, critic, [{"score", "judge", "ideal", "kl", "entropy", "length"} of
+    each rollout]."""
+    run, cfg = toy_run("sft", "reward"), ppo.Config(kl_coef=kl_coef)
     cpu = torch.device("cpu")
     models = ppo.four_models(run / "sft", run / "reward", cfg.train, cpu, bf16=False)
-    title = f"{'a fast run' if fast else 'a run'} of PPO with β = {kl_coef}"
-    return practise(models, OWN / f"ppo{'-fast' * fast}-{kl_coef}", cfg, title)
+    return practise(models, OWN / f"ppo-{kl_coef}", cfg, f"a run of PPO with β = {kl_coef}")
 
 
 def practise(models, folder, cfg, title):
@@ -144,32 +141,73 @@ def pushed(name, kl_coef, reward_model, start, seed=0):
 
 # ---------- exercises
 
+def blank(given):
+    """Whether this is a function that does nothing yet: a docstring and `...`."""
+    def empty(): ...
+    steps, of_empty = ([step.opname for step in dis.get_instructions(function)]
+                       if hasattr(function, "__code__") else None for function in (given, empty))
+    return steps == of_empty
+
+
 def check(given, is_right, praise, hint):
     """Say whether the answer to an exercise is right. `...` is one that is not given yet."""
-    if given is ...:
+    if given is ... or blank(given):
         print("Not done yet.")
         return
     try:
-        right = is_right(given)
-    except NotImplementedError:
-        print("Not done yet.")
-    except Exception as error:          # of the learner's own code: it is part of the lesson
-        print(f"It stopped with {type(error).__name__}: {error}")
-    else:
-        print(f"Right. {praise}" if right else f"Not yet. {hint}")
+        right = bool(is_right(given))
+    except Exception as error:          # an answer of another kind, or the learner's own code
+        right = False
+        if callable(given):
+            print(f"It stopped with {type(error).__name__}: {error}")
+            return
+    print(f"Right. {praise}" if right else f"Not yet. {hint}")
 
 
-def same(mine, real, cases):
-    """Whether two functions agree on all cases, lists of arguments; says where they differ."""
+def word(given):
+    """A word as it is compared: ' Up ' is 'up'."""
+    return str(given).strip().lower()
+
+
+def same(mine, real, cases, slopes=0, seen=lambda result, *case: result):
+    """Whether two functions agree on all cases, which are lists of arguments: in what they return,
+    as far as `seen` shows it, and in its gradients by the first `slopes` arguments. Says where they
+    differ."""
     for case in cases:
-        got, wanted = mine(*case), torch.as_tensor(real(*case))
-        if got is None:
-            raise NotImplementedError       # the body is still `...`
-        got = torch.as_tensor(got)
-        if got.shape != wanted.shape:
-            print(f"Yours has the shape {tuple(got.shape)}, it should be {tuple(wanted.shape)}.")
-            return False
-        if not torch.allclose(got.to(wanted.dtype), wanted, atol=1e-5):
-            print(f"The largest difference is {(got - wanted).abs().max():.3g}.")
+        if said := difference(mine, real, case, slopes, seen):
+            print(said)
             return False
     return True
+
+
+def difference(mine, real, case, slopes, seen):
+    """One sentence on how mine(*case) differs from real(*case); None if it does not."""
+    ours, own = ([x.clone().requires_grad_(i < slopes) if torch.is_tensor(x) else x
+                  for i, x in enumerate(case)] for _ in range(2))   # neither can change the other's
+    wanted, got = torch.as_tensor(real(*ours)), mine(*own)
+    if got is None:
+        return "It returns None: is a `return` missing?"
+    if not isinstance(got, (torch.Tensor, list, int, float)):
+        return f"It returns a {type(got).__name__}, it should return a tensor."
+    got = torch.as_tensor(got)
+    if got.shape != wanted.shape:
+        return f"Yours has the shape {tuple(got.shape)}, it should be {tuple(wanted.shape)}."
+    if wanted.dtype == torch.bool != got.dtype:
+        return f"Yours holds {got.dtype} numbers, it should be boolean."
+    pairs = [("", seen(wanted, *ours), seen(got, *own))]
+    for i in range(slopes):
+        by_wanted, by_got = (slope(x, given[i]) for x, given in ((wanted, ours), (got, own)))
+        pairs.append((f" in the gradient by argument {i + 1}", by_wanted, by_got))
+    for where, right, given in pairs:
+        right, given = right.double(), given.double()
+        error = (given - right).abs()
+        if not (error <= 1e-5 * (1 + right.abs())).all():       # NaN is not
+            return f"The largest difference{where} is {error.max():.3g}."
+
+
+def slope(result, argument):
+    """The gradient of the sum of a result by an argument; 0 if none flows."""
+    if not result.requires_grad:
+        return torch.zeros_like(argument)
+    by, = torch.autograd.grad(result.sum(), argument, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(argument) if by is None else by

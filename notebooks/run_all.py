@@ -22,13 +22,12 @@ def read(path):
     return notebook
 
 
-def execute(notebook):
-    """Run all cells, one by one, and put what they print into the notebook. Raises
-    CellExecutionError where one fails."""
-    client = NotebookClient(notebook, timeout=1200, kernel_name="python3", record_timing=False,
-                            extra_arguments=["--log-level=ERROR"],
-                            resources={"metadata": {"path": str(FOLDER)}})
-    client.execute()
+def execute(notebook, client=NotebookClient):
+    """Run all cells, one by one and without a limit of time, and put what they print into the
+    notebook. Raises CellExecutionError where one fails."""
+    client(notebook, timeout=None, kernel_name="python3", record_timing=False,
+           extra_arguments=["--log-level=ERROR"],
+           resources={"metadata": {"path": str(FOLDER)}}).execute()
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         if svg := output.get("data", {}).get("image/svg+xml"):
             output.data["image/svg+xml"] = " ".join(svg.split())    # one line: a smaller file

@@ -8,11 +8,17 @@ import re
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
+
+import answers
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -132,18 +138,28 @@ def run_python(program, **environment):
 def test_a_check_tells_right_from_wrong_and_both_from_an_exception():
     ran = run_python("""
 import torch, prepare
-def unfinished(x): ...
-for given in (..., 3, 4, "three"):
+def unfinished(x):
+    "2x"
+    ...
+def forgetful(x):
+    y = 2 * x
+for given in (..., 3, 4, "three", torch.tensor([3, 3])):
     prepare.check(given, lambda given: given - 3 == 0, "Yes.", "Count again.")
-for mine in (unfinished, lambda x: 2 * x, lambda x: x, lambda x: x[:1], lambda x: x.no_such_thing):
-    prepare.check(mine, lambda mine: prepare.same(mine, lambda x: 2 * x, [(torch.ones(2),)]), "Yes.", "Twice x.")
+for mine in (unfinished, forgetful, lambda x: 2 * x, lambda x: x, lambda x: x[:1], lambda x: x.no_such_thing,
+             lambda x: x + x.detach(), lambda x: (2 * x).detach(), lambda x: (2 * x, x), lambda x: x.add_(x) * torch.nan):
+    prepare.check(mine, lambda mine: prepare.same(mine, lambda x: 2 * x, [(torch.ones(2),)], slopes=1), "Yes.", "Twice x.")
 """)
     assert ran.stdout.splitlines() == [
         "Not done yet.", "Right. Yes.", "Not yet. Count again.",
-        "It stopped with TypeError: unsupported operand type(s) for -: 'str' and 'int'",
-        "Not done yet.", "Right. Yes.", "The largest difference is 1.", "Not yet. Twice x.",
+        "Not yet. Count again.", "Not yet. Count again.",
+        "Not done yet.", "It returns None: is a `return` missing?", "Not yet. Twice x.",
+        "Right. Yes.", "The largest difference is 1.", "Not yet. Twice x.",
         "Yours has the shape (1,), it should be (2,).", "Not yet. Twice x.",
-        "It stopped with AttributeError: 'Tensor' object has no attribute 'no_such_thing'"], ran.stderr
+        "It stopped with AttributeError: 'Tensor' object has no attribute 'no_such_thing'",
+        "The largest difference in the gradient by argument 1 is 1.", "Not yet. Twice x.",
+        "The largest difference in the gradient by argument 1 is 2.", "Not yet. Twice x.",
+        "It returns a tuple, it should return a tensor.", "Not yet. Twice x.",
+        "It stopped with RuntimeError: a leaf Variable that requires grad is being used in an in-place operation."], ran.stderr
 
 
 @pytest.mark.slow
@@ -158,6 +174,22 @@ prepare.toy_run("reward")
 """, LESSONS_RUN=str(tmp_path / "a folder"))
     assert "held-out loss" in ran.stdout and ran.stdout.count("the lessons’ own") == 2
     assert ran.returncode == 1 and "no_such_flag" in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("lesson", answers.ANSWERS)
+def test_checks_refuse_every_wrong_answer_and_accept_every_right_one(lesson):
+    ran = subprocess.run([sys.executable, answers.__file__, lesson], capture_output=True, text=True, timeout=900)
+    assert ran.returncode == 0, ran.stderr
+    tried, start = json.loads(ran.stdout), {"empty": "Not done yet.", "right": "Right. "}
+    for name, kind, answer, said, again in tried:
+        last = said.splitlines()[-1]
+        assert last.startswith(start.get(kind, ("Not yet. ", "It stopped with "))), (name, kind, answer, said)
+        assert again.splitlines()[-1] == last, (name, answer, "the check says something else the second time")
+        assert kind != "no return" or "is a `return` missing?" in said, (name, said)
+    count = Counter((name, kind) for name, kind, *_ in tried)
+    exercises = {name for name, _ in count}
+    assert len(exercises) == sum(code.count("prepare.check(") for code in sources(FOLDER / f"{lesson}.ipynb"))
+    assert all(count[name, "wrong"] >= 5 and count[name, "right"] >= 3 for name in exercises)
 
 # ----------------------------------------------------------------------------- race.py
 
@@ -212,18 +244,36 @@ for name, method in race.METHODS.items():
 EXECUTION = "test_runs_from_top_to_bottom_and_every_folded_solution_is_right"
 
 
+class Twice(NotebookClient):
+    """Runs every cell a second time, as a reader does, but those tagged "slow"."""
+
+    async def async_execute_cell(self, cell, *given, **named):
+        await super().async_execute_cell(cell, *given, **named)
+        if cell.cell_type == "code" and "slow" not in cell.metadata.get("tags", []):
+            await super().async_execute_cell(cell, *given, **named)
+        return cell
+
+
 @pytest.fixture(scope="session")
 def executed(request, tmp_path_factory):
     """{path: the executed notebook, as a future} of all that this test run asks for, two at a time, with models that
-    today's code has trained: those that all lessons share first, each lesson's own when it comes to them."""
-    wanted = sorted({item.callspec.params["path"] for item in request.session.items if item.originalname == EXECUTION}, reverse=True)
+    today's code has trained: those that all lessons share first, each lesson's own when it comes to them. Lessons 5 and 6
+    share more, so one waits for the other; lesson 5, the shorter one, comes last."""
+    wanted = {item.callspec.params["path"] for item in request.session.items if item.originalname == EXECUTION}
+    one_of_the_two = Lock()
+
+    def run(path):
+        with one_of_the_two if path.stem[0] in "56" else nullcontext():
+            return run_all.execute(answered(run_all.read(path)), Twice)
+
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
         patch.syspath_prepend(FOLDER)
         patch.setenv("LESSONS_RUN", str(tmp_path_factory.mktemp("lessons")))
         run_all = importlib.import_module("run_all")
         ran = run_python("import prepare; prepare.toy_run('base', 'sft', 'reward')")
         assert ran.returncode == 0, ran.stderr
-        yield {path: pool.submit(lambda path: run_all.execute(answered(run_all.read(path))), path) for path in wanted}
+        longest_first = sorted(wanted, key=lambda path: (path.stem[0] != "5", path.stem), reverse=True)
+        yield {path: pool.submit(run, path) for path in longest_first}
 
 
 def printed(notebook):
