@@ -154,10 +154,10 @@ def load(name):
              *comparisons(rank(rating))]
     test = [*demonstrations(new), *comparisons(by_mean(held_out))]
     pairs, ceiling = single_people(held_out)
-    return read_rows(name, rows_of(train)), read_rows(f"{name}, held out", rows_of(test)), pairs, ceiling
+    return read_rows(name, named(train)), read_rows(f"{name}, held out", named(test)), pairs, ceiling
 
 
-def rows_of(objects):
+def named(objects):
     return ((f"reviews, row {i}", row) for i, row in enumerate(objects, start=1))
 
 
