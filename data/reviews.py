@@ -154,7 +154,8 @@ def load(name):
              *comparisons(rank(rating))]
     test = [*demonstrations(new), *comparisons(by_mean(held_out))]
     pairs, ceiling = single_people(held_out)
-    return read_rows(name, named(train)), read_rows(f"{name}, held out", named(test)), pairs, ceiling
+    held_out_set = read_rows(f"{name}, held out", named(test))
+    return read_rows(name, named(train)), held_out_set, pairs, ceiling
 
 
 def named(objects):
