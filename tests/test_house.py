@@ -75,8 +75,13 @@ def test_the_readme_counts_the_lines_of_today():
 
 
 def test_the_readme_comes_to_the_point():
-    before = (ROOT / "README.md").read_text().partition("```\npython3 -m venv")[0]
-    assert len(before.split()) <= 100 and len((ROOT / "README.md").read_text().splitlines()) <= 200
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.partition("```\npython3 -m venv")[0].split()) <= 100 and len(readme.splitlines()) <= 200
+    assert all(len(line) <= 95 for block in readme.split("```")[1::2] for line in block.splitlines())   # what GitHub shows at 860 pixels
+    core = sum(len((ROOT / name).read_text().splitlines()) for name in ("gpt.py", "sft.py", "reward.py", "ppo.py"))
+    assert f"{round(core, -2):,} lines" in readme
+    table = readme.split("```\n               score")[1].split("```")[0]
+    assert table in (ROOT / "docs" / "results.md").read_text()
 
 
 def test_the_mathematics_has_all_its_files():
