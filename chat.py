@@ -54,7 +54,7 @@ class Speaker:
         for _, token, _ in self.model.stream(ids, torch.ones_like(ids), self.room, temperature):
             ids = torch.cat([ids, token[None]], dim=1)                  # (1, P+R)
             text = self.tokenizer.decode(ids[0, len(prompt):].tolist())
-            if HUMAN in text:           # the model goes on with what the human might ask next
+            if HUMAN in text:           # the model continues with what the human might ask
                 break
             yield settled(text)[shown:]
             shown = len(settled(text))
@@ -80,14 +80,14 @@ class Speaker:
 
 
 def settled(text):
-    """What can be shown of a text that goes on: no half of a character at its end, and no part of
+    """What can be shown of an unfinished text: no half of a character at its end, and no part of
     what may become the next turn."""
     text = text.rstrip("\ufffd")
     return text[:len(text) - max(n for n in range(len(HUMAN)) if text.endswith(HUMAN[:n]))]
 
 
 def load(name):
-    """The speaker in a folder, with the reward model of its run if there is one beside it."""
+    """The speaker in a folder, with the reward model of its run if there is one."""
     folder, device = find_folder(name), "cuda" if torch.cuda.is_available() else "cpu"
     reward, reward_model = folder.parent / "reward", None
     if (reward / "config.json").exists():

@@ -23,7 +23,7 @@ from support.checkpoint import read_config
 from support.distributed import world_size
 from support.trainable import parameter_count
 
-LEAST_KL = 0.01         # nats a response: less is rounding, and no bug of sampling is so small
+LEAST_KL = 0.01         # nats per response: less is rounding, and no bug of sampling is so small
 
 # ---------- the numbers
 
@@ -67,7 +67,7 @@ def check_kl(kl, negatives):
     the third.
 
     A KL is never negative. Its estimate can be, by chance: so it must lie LEAST_KL below 0, and so
-    many standard errors as chance alone reaches in 2.3% of all rollouts."""
+    many standard errors as chance reaches in 2.3% of all rollouts."""
     standard_error = kl.std() / len(kl) ** 0.5
     clearly = -LEAST_KL - t_quantile(len(kl) - 1) * standard_error
     negatives = negatives + 1 if kl.mean() < clearly else 0
@@ -102,7 +102,7 @@ MIB = 2 ** 20
 
 def check_memory(models, folders, longest_prompt, cfg, device):
     """Print what each model starts from, how many of its weights move, and an estimate of the
-    memory. Raises UserError if that exceeds what the GPU has free. `models` have shapes alone.
+    memory. Raises UserError if that exceeds what the GPU has free. `models` have only shapes.
 
     A model needs its weights, and for those that move a gradient and AdamW's two moments, each as
     large again. Several processes copy the gradients of one model to add them up. On top comes the

@@ -3,7 +3,7 @@
     python evaluate.py                  the toy: a few seconds
     python evaluate.py --json out/toy/evaluation.json
     python evaluate.py --best_of 64 --details   best of 2 to 64, who wins at which length
-    python evaluate.py --compare        is this run normal? Its curves beside those of good ones
+    python evaluate.py --compare        is this run normal? Compares its curves with good ones
 
 The judge of the toy is a function that no training script can see: it says what the reward model
 only estimates. Other data sets have none. There the reward model scores the responses, and the

@@ -27,7 +27,7 @@ from support.trainable import merged_state
 class GPTConfig:
     """The shape of a model; the defaults are GPT-2 small."""
     vocab_size: int = 50257
-    block_size: int = 1024          # learned positions: the model can read no longer text
+    block_size: int = 1024          # learned positions: the maximum context length
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768
@@ -185,7 +185,7 @@ class GPT(nn.Module):
         Yields rows, tokens, logprobs, each (A): the numbers of the A rows that had not ended yet,
         their next tokens, and log π of these (nats): that of the distribution which is sampled
         from, softmax(logits / temperature), without top-k or top-p. Temperature 0 takes the
-        likeliest token. `draws` (max_new_tokens, B) are uniform random numbers in [0, 1), by
+        most probable token. `draws` (max_new_tokens, B) are uniform random numbers in [0, 1), by
         default new ones. Raises UserError if the model has too few positions.
         """
         P = ids.shape[1]
@@ -337,7 +337,7 @@ def token_logprobs(logits, ids):
 
 def response_logits(model, ids, mask, R, temperature):
     """Logits (B, R, V) that the last R tokens were drawn from: those of the state before each, at
-    the temperature of sampling. At another one, ratio and KL would compare distributions that
+    the temperature of sampling. At another, ratio and KL would compare distributions that
     nobody sampled from."""
     states = model.transformer(ids, mask)[:, -R - 1:-1]             # (B, R, C)
     return model.head(states).float() / temperature                 # (B, R, V)

@@ -12,7 +12,7 @@ Four networks:
 The reference is frozen because it defines the KL: if it moved along, nothing would keep the actor
 near the SFT model. The reward model is frozen because PPO has no new comparisons to train it on;
 InstructGPT and Bai et al. collect some, and train it again. The critic starts as a network that has
-read comparisons, not as a value function: what it says before the end of a response means nothing
+read comparisons, not as a value function: its values before the end of a response mean nothing
 at first.
 
 One update: 1 sample responses, 2 let the other three networks read them, 3 turn scores and KL into
@@ -102,7 +102,7 @@ def gae(rewards, values, gamma, lam):
     δ_t = r_t + γ V_{t+1} - V_t      A_t = δ_t + γλ A_{t+1}      returns = A + V
 
     All (B, R). The advantage A says how much better an action turned out than the critic expected.
-    With λ = 0 it is δ alone, one reward and then the critic's word: biased by the critic's errors.
+    With λ = 0 it is only δ, one reward and the critic's estimate: biased by the critic's errors.
     With λ = 1 it is all rewards that came, minus V: unbiased, but noisy. Beyond the end of a
     response rewards and values are 0.
     """
@@ -147,7 +147,7 @@ def entropy(logits):
 
 
 def adapt_kl_coef(kl_coef, kl, target, horizon, responses):
-    """β after a rollout of `kl` nats a response: up if that is above the target, down if below, by
+    """β after a rollout of `kl` nats per response: up if above the target, down if below, by
     at most 20% of responses / horizon (arXiv:1909.08593, section 2.2), and at most twofold."""
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * min(max(1 + error * responses / horizon, 0.5), 2.0)
@@ -272,12 +272,12 @@ def describe(experience, kl_coef, eos):
     e, mask = experience, experience.response_mask          # (B, R)
     ended = ((e.ids[:, e.P:] == eos) & mask).any(1)         # (B)
     values, returns = e.values[mask], e.returns[mask]       # 2 x (actions)
-    kl = e.kl.sum(1)                                        # (B) nats a response
+    kl = e.kl.sum(1)                                        # (B) nats per response
     metrics = {
         "objective/scores": e.scores.mean(),                # in deviations of SFT responses
-        "objective/kl": kl.mean(),                          # nats a response, as it is penalised
+        "objective/kl": kl.mean(),                          # nats per response, as it is penalised
         "objective/kl_exact": e.exact_kl.sum(1).mean(),     # the same, summed over all next tokens
-        "objective/entropy": -e.logprobs.sum(1).mean(),     # nats a response
+        "objective/entropy": -e.logprobs.sum(1).mean(),     # nats per response
         "objective/non_score_reward": -kl_coef * kl.mean(),  # what the KL costs
         "objective/score_total": e.rewards.sum(1).mean(),   # what PPO maximises: score - β KL
         "returns/mean": returns.mean(),                     # what the critic should have said
@@ -287,7 +287,7 @@ def describe(experience, kl_coef, eos):
         "val/var_explained": 1 - (values - returns).var() / returns.var(),  # 1: all; 0: nothing
         "val/num_eos_tokens": ended.sum(),                  # responses that ended
         "eos_rate": ended.float().mean(),                   # their share
-        "length": mask.sum(1).float().mean()}               # tokens a response
+        "length": mask.sum(1).float().mean()}               # tokens per response
     return {name: value.item() for name, value in metrics.items()} | {"kl_coef": kl_coef}
 
 # ---------- 5: the update
@@ -321,7 +321,7 @@ def learn(actor, critic, actor_optimizer, critic_optimizer, experience, cfg):
                     "loss/policy": actor_loss,                          # near 0 by construction
                     "policy/clipfrac": clipped,                         # share of actions
                     "policy/approxkl": 0.5 * (ratio.log() ** 2).mean(),  # of π_old and π, nats
-                    "policy/entropy": entropy(logits.detach()[mask]).mean(),  # nats a token
+                    "policy/entropy": entropy(logits.detach()[mask]).mean(),  # nats per token
                     "val/ratio": ratio.mean(),                          # π / π_old
                     "val/ratio_var": ((ratio - 1) ** 2).mean()})
 

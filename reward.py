@@ -97,7 +97,7 @@ def accuracy(model, examples, batch_size, device):
 
 
 def print_accuracy(model, examples, cfg, device, noisy="", ceiling=None):
-    """How often the model is right on held-out comparisons, beside what that must be more than."""
+    """How often the model is right on held-out comparisons, and what that must exceed."""
     if not examples:
         return
     batch_size = cfg.micro_batch_size or cfg.batch_size

@@ -51,7 +51,7 @@ class Config(TrainingFlags):    # with the flags of every training script
 # ---------- the loss
 
 def sft_loss(model, examples, device=None):
-    """Mean cross-entropy (nats a token) over the completions of (prompt ids, completion ids)
+    """Mean cross-entropy (nats per token) over the completions of (prompt ids, completion ids)
     pairs."""
     rows = [prompt + completion for prompt, completion in examples]
     prompts = torch.tensor([len(prompt) for prompt, _ in examples], device=device)  # (B)
@@ -108,7 +108,7 @@ def run_loop(model, examples, held_out, folder, steps, lr, cfg, device):
     if held_out:
         loss = test_loss(model, held_out, cfg, device)
         loop.log({"test_loss": loss})
-        loop.bar.write(f"{folder.name}: held-out loss {loss:.3f} nats a token")
+        loop.bar.write(f"{folder.name}: held-out loss {loss:.3f} nats per token")
     loop.close()
 
 

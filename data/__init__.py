@@ -39,7 +39,7 @@ class Dataset:
 
 
 def load(name):
-    """(train, test) of the data set `name`, whose module alone is imported. Raises UserError."""
+    """(train, test) of the data set `name`. Only its module is imported. Raises UserError."""
     noisy, ceiling = [], None
     if name in TOYS:
         from data import built_in

@@ -1,10 +1,10 @@
 """hub:OWNER/NAME[:SPLIT]: a data set of Hugging Face's Hub, from its Parquet or JSON-lines files.
 
     hub:trl-lib/tldr                                        trains on the split "train"
-    hub:HuggingFaceH4/ultrafeedback_binarized:train_prefs   on another one
+    hub:HuggingFaceH4/ultrafeedback_binarized:train_prefs   another split
     hub:OWNER/NAME:FOLDER/train                             on that of one folder of several
 
-The rows are those of jsonl.py. The name of the test split has "test" in place of "train"; a data
+The rows are those of jsonl.py. The name of the test split has "test" instead of "train"; a data
 set without one is split by its prompts. No program of the repository is run.
 """
 import re

@@ -44,7 +44,7 @@ PAIRS = 2000            # held out, of each kind
 
 def fetch():
     """The archive, downloaded once by pip into the folder of Hugging Face's cache. Raises UserError
-    if that fails or if its hash is another one. pip compares the hash, too, before it runs the
+    if that fails or if its hash differs. pip compares the hash, too, before it runs the
     archive's setup.py, as it does to learn the version."""
     from huggingface_hub import constants
     path = Path(constants.HF_HUB_CACHE) / ARCHIVE
@@ -66,7 +66,7 @@ def fetch():
             os.replace(Path(folder) / ARCHIVE, path)    # whole or not at all
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != SHA256:
-        raise UserError(f"{path}: not the archive of {PACKAGE}, its SHA-256 is another one: delete "
+        raise UserError(f"{path}: not the archive of {PACKAGE}, its SHA-256 differs: delete "
                         "it, and it is downloaded again")
     return content
 

@@ -115,7 +115,7 @@ def stated(fact, rng):
 
 
 def question_of(prompt):
-    """The question alone, without the frame of a dialogue."""
+    """The question without the frame of a dialogue."""
     return prompt.removeprefix(HUMAN + " ").removesuffix(ASSISTANT)
 
 

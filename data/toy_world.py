@@ -23,7 +23,7 @@ class Family:
     answer: str                 # the sentence that states x and y; the same in every phrasing
     friendly: list = field(default_factory=list)    # phrases that are kind here
     wrong: str = ""             # what a mistaken person says; by default `answer` with another y
-    curt: bool = True           # whether y alone is an answer
+    curt: bool = True           # whether the bare y is an answer
     drilled: bool = False       # whether pages practise it more: it is hard to learn
 
 

@@ -170,7 +170,7 @@ def continued(net, prompts, count, *given):
     for rows, new, logp in net.stream(*pad(prompts, left=True), count, *given):
         for row, token, number in zip(rows.tolist(), new.tolist(), logp.tolist(), strict=True):
             if EOS in tokens[row]:
-                raise Wrong(f"row {row} goes on after its <|endoftext|>")
+                raise Wrong(f"row {row} continues after its <|endoftext|>")
             tokens[row].append(token)
             logprobs[row].append(number)
     for row, found in enumerate(tokens):
@@ -181,7 +181,7 @@ def continued(net, prompts, count, *given):
 
 @torch.no_grad()
 def sampling_likeliest(m):
-    """temperature 0 takes the likeliest token"""
+    """temperature 0 takes the most probable token"""
     real = model(gpt.GPT)
     found, _ = continued(model(m.GPT), ROWS, 6, 0.0)
     for row, prompt in enumerate(ROWS):
@@ -490,7 +490,7 @@ def updates(m, experience, first=1, **flags):
             beta = ppo.adapt_kl_coef(beta, rolled["objective/kl"], cfg.kl_target, cfg.kl_horizon, 6)
         yield found[2], {**rolled, "loss/policy": 0.25}
     if next(loop, None) is not None:
-        raise Wrong(f"it goes on after step {cfg.steps}")
+        raise Wrong(f"it continues after step {cfg.steps}")
 
 
 def apart():
@@ -500,7 +500,7 @@ def apart():
 
 
 def train_loop(m):
-    """four updates of a run that goes on at step 1"""
+    """four updates of a run that continues at step 1"""
     for metrics, wanted in updates(m, apart()):
         for name, expected in wanted.items():
             if name not in metrics:

@@ -45,7 +45,7 @@ def curves(runs):
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.6))
     shown = {"score": ("reward model's score (the proxy)", PROXY),
              "judge": ("judge's score, hidden from training", JUDGE),
-             "kl": ("KL to SFT, nats an answer", GREY)}
+             "kl": ("KL to SFT, nats per response", GREY)}
     for axis, (key, (title, colour)) in zip(axes, shown.items()):
         updates = list(zip(*([row[key] for row in rows] for rows in runs)))
         x, least, most = range(len(updates)), list(map(min, updates)), list(map(max, updates))

@@ -45,7 +45,8 @@ def agreement(score, pairs):
 
 def fit_words(pairs, penalty):
     """A function from a text to its score, the sum of its words' weights. The weights make the
-    pairs likeliest, less `penalty` times the sum of their squares; a word in one text has none."""
+    pairs most probable, less `penalty` times the sum of their squares. A word that is in one text
+    has none."""
     texts = {text: i for i, text in enumerate(dict.fromkeys(chain(*pairs)))}
     counts = Counter(word for text in texts for word in bag(text))
     known = {word: i for i, word in enumerate(word for word in counts if counts[word] > 1)}

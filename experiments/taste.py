@@ -5,7 +5,7 @@
 
 The person is scripted, and labels through label.py, as a person at the keyboard does: a right
 response is better than a wrong one, and of two that are alike the one of fewer words, so nobody is
-"Happy to help!". As in docs/label.md, the run's reward model goes on from its weights on the fifty
+"Happy to help!". As in docs/label.md, the run's reward model trains further on the fifty
 comparisons, and PPO starts again from the SFT model, in out/taste. Prints what PPO responds before
 and after.
 """

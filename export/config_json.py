@@ -18,7 +18,7 @@ def config_json(shape, tokenizer):
             config["questions"] = tokenizer.questions
     if eos_is_pad is not None:          # a reward model or critic
         # transformers reads the score at the last token that is not its pad id, and a text ends
-        # with <|endoftext|>: so the pad id is another one, that no scored text ends with.
+        # with <|endoftext|>: so the pad id is a different one, with which no scored text ends.
         config.update(architectures=["GPT2ForSequenceClassification"], id2label={"0": "reward"},
                       label2id={"reward": 0}, pad_token_id=eos if eos_is_pad else 0)
     return config

@@ -69,7 +69,7 @@ def tokenizer_json(tokens, eos, pattern):
 
 
 def tokenizer_config(eos, frame, config):
-    """tokenizer_config.json beside the config.json `config`. `frame` is what begins the turns of a
+    """tokenizer_config.json for the config.json `config`. `frame` is what begins the turns of a
     dialogue, the human's and the assistant's; None where prompts have no frame."""
     chat = BARE
     if frame:

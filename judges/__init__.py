@@ -103,7 +103,7 @@ def open_judge(cfg, run, device, bf16):
     """The judge that --judge names: the data set's own (""), a language model (an address), a
     lexicon ("vader"), or a reward model (a folder). Raises UserError if there is no such judge."""
     if cfg.judge.startswith(("http://", "https://")):
-        from judges.language_model import LanguageModel         # alone in needing an HTTP client
+        from judges.language_model import LanguageModel         # only this needs an HTTP client
         return LanguageModel(cfg.judge, cfg.judge_model, run / "verdicts.jsonl")
     if cfg.judge_model:
         raise UserError("--judge_model goes with the address of a server, "

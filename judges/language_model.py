@@ -6,7 +6,7 @@ each other, the pair is a tie. If either cannot be read, the pair has no verdict
 left out, never guessed. Swapping the two sides asks the same questions, and changes no win rate.
 
 Each reply is appended to a file as it comes, and what is in the file is not asked again: an
-evaluation that was interrupted goes on and pays for nothing twice.
+evaluation that was interrupted continues and pays for nothing twice.
 """
 import asyncio
 import hashlib
@@ -255,7 +255,7 @@ class LanguageModel:
     def no_answer(self, how):
         return UserError(self.secret(
             f"{self.url} gives no answer {how}. All replies so far are in {self.file}, and the "
-            "same command goes on from there"))
+            "same command continues from there"))
 
     async def post(self, client, request):
         """The status and the bytes that the server sends, cut off after LARGEST of them."""

@@ -1,4 +1,4 @@
-"""Is this run normal? Its curves beside those of five good runs of the toy.
+"""Is this run normal? Compares its curves with five good runs of the toy.
 
 normal.csv has, for each metric of `python ppo.py` and every eighth update, the band in which 95% of
 further seeds should lie. experiments/figures.py writes it, `python evaluate.py --compare` reads it.
@@ -20,7 +20,7 @@ SHARES = ("clipfrac", "eos_rate", "var_explained")              # at most 1
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)    # t of 2 to 10 runs, for 95%
 EVERY = 8               # every so many updates there is a row, and one for the last
 NEIGHBOURS = 5          # updates on both sides: averaged, since the variance of five runs is rough
-INSIDE = 2 / 3          # a metric with fewer of its updates inside is named
+INSIDE = 1 / 2          # a metric with fewer of its updates inside is named; good runs have 64%
 
 
 def band(runs):

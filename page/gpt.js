@@ -130,7 +130,7 @@ function generate(weights, config, prompt, random) {
   return {tokens, logprobs};
 }
 
-// Numbers in (0, 1) that depend on the seed alone (Lehmer, Park and Miller).
+// Numbers in (0, 1) that depend only on the seed (Lehmer, Park and Miller).
 const seeded = (x) => () => (x = x * 48271 % 2147483647) / 2147483647;
 
 // ---------- text

@@ -6,7 +6,7 @@ const {encode, decode} = tokenizer(data.vocabulary);
 const STEP = [null,
   "The actor samples a response. log π is the log-probability that it gave each token.",
   "Three networks read it. V is the reward that the critic expects before the token is chosen.",
-  "Each token pays β for its KL. The score comes with the last token alone.",
+  "Each token pays β for its KL. The score comes only with the last token.",
   "Backwards: δ is what surprised the critic at a token; A adds γλ of A after it. So the end " +
   "praises or blames the tokens that led to it. At last A is whitened over the rollout."];
 const at = {
@@ -154,7 +154,7 @@ function charts({curves, rollouts, updates, flags}, index) {
   const judged = rollouts.map((rows, i) => [updates[i], mean(rows.map((row) => row.judge))]);
   return curve("score, mean of a rollout", logged("objective/scores")) +
     (isNaN(judged[0][1]) ? "" : curve("judge, points from −4 to 4", judged)) +
-    curve("KL, nats a response", logged("objective/kl"));
+    curve("KL, nats per response", logged("objective/kl"));
 }
 
 function table(rows, index) {

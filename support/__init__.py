@@ -1,4 +1,4 @@
-"""What every stage needs and none is about, one subject a file."""
+"""What every stage needs, one subject per file."""
 from unicodedata import category
 
 

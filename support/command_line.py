@@ -35,7 +35,7 @@ class TrainingFlags(Flags):
     train: str = "all"          # weights that move: all, last:N blocks, lora:R (rank R)
     micro_batch_size: int = 0   # examples at a time: less memory, the same gradient; 0: all
     save_every: int = 0         # steps between two saves to resume from; 0: every ten minutes
-    resume: bool = False        # go on from the last save of this run
+    resume: bool = False        # continue from the last save of this run
 
 
 WIDTHS = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
@@ -46,7 +46,7 @@ PRESETS = Path(__file__).parent / "presets.json"    # stage -> model -> flags; d
 def launch(main, Config, stage):
     """Run `main` with the Config of the command line. After a wrong flag the exit code is 2."""
     from support.endings import plain_endings       # a program ends, and an import does not
-    with plain_endings("; --resume goes on from the last save" * hasattr(Config, "resume")):
+    with plain_endings("; --resume continues from the last save" * hasattr(Config, "resume")):
         about = (sys.modules[Config.__module__].__doc__ or "").partition("\n\n")[0]
         cfg = tyro.cli(Config, description=about, use_underscores=True)
         take_preset(cfg, read_json(PRESETS)[stage])
@@ -54,7 +54,7 @@ def launch(main, Config, stage):
 
 
 def take_preset(cfg, presets):
-    """Put the preset of --preset, or of the model, in place of what no flag of the user says."""
+    """Put the preset of --preset, or of the model, where no flag of the user says otherwise."""
     cfg.preset = cfg.preset or preset_of(cfg)
     if not cfg.preset:
         return

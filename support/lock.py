@@ -13,7 +13,7 @@ def hold(folder):
     Raises UserError if another script is in it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     HELD.pop(folder.name, None)
-    # Beside the folder, which `set_aside` may rename.
+    # Not in the folder, which `set_aside` may rename.
     file = HELD[folder.name] = open(folder.parent / f".{folder.name}.lock", "w")
     try:
         import fcntl

@@ -65,7 +65,7 @@ class Loop:
                 if stop:
                     raise Stopped(self.signal or signal.SIGTERM,
                                   f"stopped after step {self.state['step']} of {self.steps}, which "
-                                  "is saved: the same command with --resume goes on from there")
+                                  "is saved: the same command with --resume continues from there")
         finally:
             self.give_signals_back()
 
@@ -120,7 +120,7 @@ class Loop:
         cuda = torch.empty(0)
         if torch.cuda.is_initialized():
             cuda = torch.stack(torch.cuda.get_rng_state_all())      # (devices, bytes)
-        self.writer.flush()                 # else the curves have a gap where a killed run goes on
+        self.writer.flush()                 # else the curves of a killed run have a gap
         saved = {name: part.state_dict() for name, part in self.parts.items()}
         saved.update(identity=self.identity, state=self.state,
                      rng=gather(torch.get_rng_state()[None]), cuda_rng=gather(cuda[None]))

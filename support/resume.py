@@ -1,4 +1,4 @@
-"""What a run must have in common with the save that it goes on from."""
+"""What a run must have in common with the save that it continues."""
 import hashlib
 
 import torch

@@ -63,7 +63,7 @@ def weights_digest(folder):
 
 
 def check_origin(run, stage):
-    """Say so if a stage was made from another model than the one that is in the run now."""
+    """Warn if a stage was made from a model that has been replaced since."""
     for name, digest in read_origin(run / stage).get("came_from", {}).items():
         if (run / name / "config.json").exists() and weights_digest(run / name) != digest:
             print(f"WARNING: {run / stage} was made from another {name} model than the one that is "

@@ -51,6 +51,6 @@ class Breakable:
             except OSError as error:
                 self.made = None
                 with suppress(OSError):
-                    print(f"\nWARNING: {self.name}: {reason(error)}; the training goes on without",
+                    print(f"\nWARNING: {self.name}: {reason(error)}; training continues without",
                           file=sys.stderr)
         return call

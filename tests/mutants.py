@@ -685,7 +685,7 @@ MUTANTS = [
     ("data/messages.py", "a page beside a prompt is lost", "(\"prompt\" in row or \"text\" not in row) and", "\"text\" not in row and"),
     ("support/lock.py", "snapshots take a save's place", "else 'unfinished' if saved", "else 'unfinished' if True"),
     ("support/lock.py", "snapshots without a save stay", "if not folder.exists() or not any(folder.iterdir()):", "if not list(folder.glob('*.*')):"),
-    ("support/command_line.py", "an evaluation is told to resume", '"; --resume goes on from the last save" * hasattr(Config, "resume")', '"; --resume goes on from the last save"'),
+    ("support/command_line.py", "an evaluation is told to resume", '"; --resume continues from the last save" * hasattr(Config, "resume")', '"; --resume continues from the last save"'),
     ("data/__init__.py", "blank prompts train", "if train.demonstrations and not train.prompts:", "if False:"),
     ("text/dialogue.py", "a frame with nothing in it is a prompt", ".replace(HUMAN, \"\")", ""),
     ("data/messages.py", "a second answer vanishes", "elif name in ANSWERS and row[name] != row[key]:", "elif False:"),

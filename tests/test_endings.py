@@ -58,7 +58,7 @@ def told(stage, run, *signals):
 def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(run, stage, number, code):
     ended, said = told(stage, run, number)
     assert ended == code and "Traceback" not in said
-    assert "stopped after step" in said and "with --resume goes on from there" in said
+    assert "stopped after step" in said and "with --resume continues from there" in said
     assert (run / stage / "resume.pt").exists() and not list((run / stage).glob(".*.partial"))
 
 

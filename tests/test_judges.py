@@ -329,7 +329,7 @@ def test_a_server_that_stays_bad_ends_in_a_sentence_and_the_same_command_goes_on
     server = serve(lambda a, b, times: trouble if broken.is_set() else longer(a, b, times))
     ask(server, OURS[:1], THEIRS[:1])
     broken.set()
-    with pytest.raises(UserError, match=f"no answer after 7 tries .*{said}.*goes on from there"):
+    with pytest.raises(UserError, match=f"no answer after 7 tries .*{said}.*continues from there"):
         ask(server, OURS, THEIRS)
     broken.clear()
     assert ask(server, OURS, THEIRS)[0] == [1, 0, 0.5, 0]
@@ -433,7 +433,7 @@ def serve_bytes(serve, tmp_path):
 def test_a_question_has_one_deadline_however_the_server_spends_it(serve_bytes, monkeypatch, sent):
     monkeypatch.setattr(language_model, "DEADLINE", 0.4)
     judge, start = serve_bytes(sent), time.monotonic()
-    with pytest.raises(UserError, match="gives no answer within 0.4 seconds. All replies so far are in .*goes on from there$"):
+    with pytest.raises(UserError, match="gives no answer within 0.4 seconds. All replies so far are in .*continues from there$"):
         judge.compare({"x": (OURS, THEIRS)})
     assert 0.3 < time.monotonic() - start < 4              # without it, TIMEOUT or for ever
 

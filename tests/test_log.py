@@ -50,7 +50,7 @@ def test_curves_that_cannot_be_written_end_no_run(tmp_path, capfd, broken):
     loop.close()
     said = capfd.readouterr()
     assert "6/6" in said.err and "An owl hoots." in said.out and (tmp_path / "ppo" / "resume.pt").exists()
-    assert said.err.count("WARNING: curves in") == 1 and "the training goes on without" in said.err and "Traceback" not in said.err
+    assert said.err.count("WARNING: curves in") == 1 and "training continues without" in said.err and "Traceback" not in said.err
 
 
 @pytest.mark.parametrize("method", ["update", "set_postfix", "write"])

@@ -166,7 +166,7 @@ def test_a_signal_finishes_the_step_and_saves(run_stage, quiet, monkeypatch, sta
         add(loop, name, value, step)
     with monkeypatch.context() as patch:
         patch.setattr(tiny.SilentLoop, "add", signalled)
-        with pytest.raises(Stopped, match="stopped after step 2 of 4, which is saved.*--resume goes on from there") as stop:
+        with pytest.raises(Stopped, match="stopped after step 2 of 4, which is saved.*--resume continues from there") as stop:
             run_stage(script)
     assert stop.value.args[0] == number
     assert torch.load(Path("run") / stage / "resume.pt", weights_only=True)["state"]["step"] == 2

@@ -34,7 +34,7 @@ def pad(rows, left=False, device=None):
 
 def batch_at(rows, size, step, seed):
     """The step-th batch of an endless walk through `rows`, reshuffled every epoch; it may end one
-    epoch and begin the next. It depends on (step, seed) alone, so a resumed run finds its place."""
+    epoch and begin the next. It depends only on (step, seed), so a resumed run finds its place."""
     walk = [divmod(place, len(rows)) for place in range(step * size, (step + 1) * size)]
     return [rows[shuffled(len(rows), seed + 1_000_003 * epoch)[i]] for epoch, i in walk]
 

@@ -38,7 +38,7 @@ def encode_comparisons(comparisons, tokenizer, block_size, held_out=False, kind=
     examples = [example for example in fitted if example]
     if dropped := len(comparisons) - len(examples):
         kept = "held-out " * held_out + kind
-        print(f"{dropped} {kept}s dropped: a completion alone exceeds {block_size} tokens")
+        print(f"{dropped} {kept}s dropped: the completion exceeds {block_size} tokens")
         if held_out and not examples:
             print(f"no {kept} is left, so there will be no held-out number")
     if not examples and not held_out:

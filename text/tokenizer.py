@@ -1,4 +1,4 @@
-"""Text to token ids and back: GPT-2's vocabulary, or a small one that lies beside its model."""
+"""Text to token ids and back: GPT-2's vocabulary, or a small one in its model's folder."""
 import base64
 import hashlib
 import re
@@ -66,7 +66,7 @@ class Tokenizer:
         name = "words" if config.get("tokenizer_name") == "words" else "gpt2"
         tokens = read_tokens(folder)
         if name == "words" and not tokens:
-            raise UserError(f"{folder / FILE} is missing, the vocabulary of the model beside it")
+            raise UserError(f"{folder / FILE} is missing, the vocabulary of the model there")
         tokenizer = cls.words(tokens, name) if tokens else cls.gpt2()
         tokenizer.framed = config.get("framed", True)
         tokenizer.questions = config.get("questions", ())
