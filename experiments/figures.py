@@ -1,10 +1,10 @@
-"""The pictures of README and docs/ablations.md, and the band of normal runs.
+"""The pictures of docs/results.md and docs/ablations.md, and the band of normal runs.
 
     python experiments/figures.py       trains what is missing in out/figures, then draws: an hour
                                         of one core
 
-Writes docs/pictures/*.svg, which read on a light and on a dark page, and judges/normal.csv; prints
-the table of over-optimisation in docs/ablations.md.
+Writes curves.svg and over_optimisation.svg in docs/pictures, and judges/normal.csv. Prints the
+table of over-optimisation in docs/ablations.md.
 """
 import shutil
 from statistics import fmean
@@ -21,7 +21,7 @@ from judges.normal import NORMAL, write_normal
 matplotlib.use("svg")
 plt.style.use(STYLES)
 GREY = plt.rcParams["text.color"]
-PROXY, JUDGE = "#3d85c6", "#e07b20"
+PROXY, JUDGE = "#2f6fab", "#b85c00"
 
 OUT = ROOT / "out" / "figures"
 PICTURES = ROOT / "docs" / "pictures"
@@ -31,6 +31,8 @@ RUNS = {                    # title -> flags of ppo.py
     f"reward model of {reward.Config.steps:,} steps, β 0": {"kl_coef": 0.0, "steps": 200},
     f"of {FEW} steps, β 0": {"kl_coef": 0.0, "steps": 200},
     f"of {FEW} steps, β {ppo.Config.kl_coef}": {"steps": 200}}
+PLAIN = ("good reward model, no penalty", "weak reward model, no penalty",
+         "weak reward model, penalty")     # what the picture calls the last three
 
 
 def run(title, seed):
@@ -65,8 +67,9 @@ def over_optimisation(kinds):
     """Proxy and judge over √KL (Gao et al., arXiv:2210.10760), both in standard deviations of the
     SFT model's responses, which are those of the first rollout. A line for each seed, a plot for
     each of `kinds`, {title: runs}."""
-    figure, axes = plt.subplots(1, len(kinds), figsize=(10, 3), sharey=True, squeeze=False)
-    for axis, (title, runs) in zip(axes[0], kinds.items()):
+    figure, axes = plt.subplots(1, len(kinds), figsize=(10, 3), sharex=True, sharey=True,
+                                squeeze=False)
+    for axis, title, runs in zip(axes[0], PLAIN, kinds.values()):
         for rows in runs:
             start = rows[0]
             gains = [{"way": max(row["kl"], 0) ** 0.5, "proxy": row["score"] - start["score"],
@@ -75,7 +78,7 @@ def over_optimisation(kinds):
             for key, colour in (("proxy", PROXY), ("judge", JUDGE)):
                 axis.plot(smooth(gains, "way"), smooth(gains, key), color=colour, ls="-", lw=1)
         axis.set(xlabel="√KL to SFT, √nats", title=title)
-    axes[0][0].set_ylabel("gain, deviations of SFT's answers")
+    axes[0][0].set_ylabel("gain, deviations of SFT's responses")
     axes[0][0].legend(axes[0][0].lines[:2], ["reward model (proxy)", "judge"])
     figure.savefig(PICTURES / "over_optimisation.svg", metadata={"Date": None})
 
