@@ -23,7 +23,7 @@ NEIGHBOURS = 5          # updates on both sides: averaged, since the variance of
 INSIDE = 1 / 2          # a metric with fewer of its updates inside is named; good runs have 64%
 
 
-def band(runs):
+def band(runs, every=EVERY):
     """{metric: {update: (low, high)}} from the curves of n runs: mean ± t √(1 + 1/n) s.
 
     If runs are normally distributed, a further run lies in it with a chance of 95% (n = 5: within
@@ -36,7 +36,7 @@ def band(runs):
         mean, variance = curves.mean(0), curves.var(0)                              # (updates) each
         last = len(mean) - 1
         bands[name] = {}
-        for update in (*range(0, last, EVERY), last):
+        for update in (*range(0, last, every), last):
             near = variance[max(0, update - NEIGHBOURS):update + NEIGHBOURS + 1]
             reach = T[n - 2] * (1 + 1 / n) ** 0.5 * near.mean().sqrt()
             bands[name][update] = (mean[update] - reach).item(), (mean[update] + reach).item()
