@@ -5,6 +5,7 @@ of them, `train` trains with what it gives, `watch` repeats the first updates of
 what happens. `ratio`, `kl`, `sums`, `table` and `UNIT_TESTS` are probes. A `Case` deals twelve
 anonymous runs: their curves are free, each probe has its price.
 """
+import json
 import random
 import sys
 from collections import namedtuple
@@ -12,9 +13,8 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from unittest.mock import patch
 
-import draw
+import prepare                              # first: it puts the scripts on the path
 import matplotlib.pyplot as plt
-import prepare
 import torch
 
 import data
@@ -115,7 +115,7 @@ def history(bug, seed, file, title):
         for step, _, metrics in train(module, *start(module), settings(seed)):
             rows.append(metrics)
             prepare.show(f"{title}: update {step + 1} of 20")
-        write_whole(file, rows)
+        write_whole(file, json.dumps(rows))
     return read(file.parent, file.name)
 
 
@@ -196,6 +196,7 @@ def sums(seen):
 
 def table(seen):
     """Draw all numbers of one response of the first rollout, the one of median length."""
+    import draw                             # here: only a notebook can be drawn into
     e = seen.rollouts[0]
     row = e.response_mask.sum(1).argsort(stable=True)[len(e) // 2].item()
     tokenizer = Tokenizer.load(prepare.OWN / "sft")

@@ -618,6 +618,15 @@ MUTANTS = [
     ("experiments/ablations.py", "the last rollout that is good counts", "(reached or [len(ideal)])[0]", "(reached or [len(ideal)])[-1]"),
     ("experiments/ablations.py", "the critic rests with the actor", "resting = peak == ppo.Config.lr and step", "resting = step"),
     ("experiments/ablations.py", "the actor rests for ever", "and step < CRITIC_ONLY", ""),
+    # ------------------------------------------------------------------------- notebooks/broken.py
+    ("notebooks/broken.py", "the checks stay on", "if not checked:", "if False:"),
+    ("notebooks/broken.py", "a broken ppo imports the right gpt", "with patch.dict(sys.modules, made):", "if True:"),
+    ("notebooks/broken.py", "rewards on pads count", "(e.rewards * mask).sum(1) - due", "e.rewards.sum(1) - due"),
+    ("notebooks/broken.py", "the last ratio is the first", "for step in seen.ratios[0]]", "for step in seen.ratios[0][:1] * 2]"),
+    ("notebooks/broken.py", "all deals are one", 'f"lesson 8, deal {deal}"', '"lesson 8"'),
+    ("notebooks/broken.py", "a probe is paid for each time", "self.paid[run, name] =", "self.paid[run, name, len(self.paid)] ="),
+    ("notebooks/broken.py", "a second opinion is free", "5 * (len(self.guesses) - 1)", "0"),
+    ("notebooks/broken.py", "the loss test has one sign", "torch.tensor([-1.2, 1.5])", "torch.tensor([-1.2, 1.2])"),
     # ------------------------------------------------------------------------- judges/normal.py
     ("judges/normal.py", "the band is that of the mean, not of a further run", "(1 + 1 / n) ** 0.5", "(1 / n) ** 0.5"),
     ("judges/normal.py", "the band forgets the spread of its own mean", "(1 + 1 / n) ** 0.5 * ", ""),
@@ -748,7 +757,7 @@ NEAR = {"gpt": "gpt weights invariances chat trainable", "sft": "sft invariances
         "support/distributed": "distributed", "support/loop": "resume log", "support/resume": "resume", "support/lock": "files resume folder",
         "support/runs": "origin resume folder", "support/files": "files resume", "support/command": "trainable bad_input",
         "support/preflight": "bad_input trainable", "support/hub": "weights", "support/": "files endings bad_input log", "experiments/reviews": "reviews", "experiments/": "figures",
-        "notebooks/exact": "exact"}
+        "notebooks/exact": "exact", "notebooks/broken": "broken"}
 
 
 def tests_fail(tree, files, seconds):
@@ -776,9 +785,9 @@ def tests_fail(tree, files, seconds):
 
 def groups(tree, file):
     """The test files in the order in which they are tried on a mutant of `file`: [those near to it, all others, the slowest].
-    Two, which read this list, would see any change at all, and the notebooks are not the specification."""
+    Three, which read lines of the code, would see any change at all, and the notebooks are not the specification."""
     tests = {f"tests/{path.name}" for path in tree.glob("tests/test_*.py")
-             if path.stem not in ("test_mutants", "test_practice", "test_notebooks")}
+             if path.stem not in ("test_mutants", "test_practice", "test_broken", "test_notebooks")}
     words = next((words for start, words in NEAR.items() if file.startswith(start)), "").split()
     near, last = [f"tests/test_{word}.py" for word in ["maths", *words]], {"tests/test_optimum.py"}
     return [near, sorted(tests - set(near) - last), sorted(last)]
