@@ -1,7 +1,7 @@
-"""Twelve bugs beside healthy runs: the picture and the numbers of docs/bugs.md.
+"""Twelve bugs and healthy runs: the picture and the numbers of docs/bugs.md.
 
-    python experiments/bugs.py      three seeds each, on the lessons' own models: ten minutes of one
-                                    core, kept in out/bugs
+    python experiments/bugs.py      three seeds each, on the lessons' own models: about ten minutes
+                                    of one core, kept in out/bugs
 
 Draws docs/pictures/bugs.svg. Prints, for each bug and for healthy runs, what the probes read.
 """
@@ -17,15 +17,15 @@ import broken
 
 matplotlib.use("svg")
 plt.style.use(STYLES)
-GREY, WRONG = plt.rcParams["text.color"], "#e07b20"
+GREY, WRONG = plt.rcParams["text.color"], "#b85c00"
 SEEDS = (0, 1, 2)
 HEALTHY = "healthy"
 CURVES = {                  # the metric that each panel shows
     **dict.fromkeys(broken.BUGS, "objective/scores"),
     "rate twenty times too high": "objective/kl", "reference one token late": "objective/kl",
-    "KL earned": "objective/kl", "wrong side of the clip": "policy/clipfrac",
-    "end never trained": "length", "sampled at another temperature": "objective/kl",
-    "old log-probs recomputed": "policy/clipfrac", "values one token late": "val/var_explained"}
+    "KL earned": "objective/kl", "values one token late": "val/var_explained",
+    "wrong side of the clip": "objective/kl", "end never trained": "length",
+    "old log-probs recomputed": "policy/clipfrac"}
 
 
 def run(point, seed):
@@ -50,8 +50,10 @@ def picture(found, healthy):
             axis.plot([row[name] for row in rows], color=WRONG, ls="-", lw=1)
         axis.set_title(f"{number} {bug}")
         axis.set_ylabel(name.split("/")[-1])
-        if name == "objective/kl" and max(axis.get_ylim()) > 30:
-            axis.set_yscale("symlog", linthresh=3)
+        if name == "objective/kl" and max(axis.get_ylim()) > 30:    # linear up to 10 nats
+            axis.set_yscale("symlog", linthresh=10)
+            axis.set_ylim(bottom=-1)
+            axis.set_yticks([0, 10, 100], ["0", "10", "100"])
     for axis in axes[-1]:
         axis.set_xlabel("update")
     figure.savefig(ROOT / "docs" / "pictures" / "bugs.svg", metadata={"Date": None})
@@ -64,8 +66,8 @@ def readings(ends):
              ("sums", "their deviation"))
     columns = [[end["probes"][probe][what] for end in ends] for probe, what in shown]
     columns.append([end["rollouts"][0]["objective/scores"] for end in ends])
-    cells = [f"{min(column):.2g}" if f"{min(column):.2g}" == f"{max(column):.2g}"
-             else f"{min(column):.2g} to {max(column):.2g}" for column in columns]
+    cells = [" to ".join(dict.fromkeys(f"{x:.2g}" if abs(x) > 1e-4 else "0"     # 0 but for rounding
+                                       for x in (min(column), max(column)))) for column in columns]
     return [*cells, ", ".join(ends[0]["failed"]) or "-"]
 
 

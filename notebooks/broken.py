@@ -289,7 +289,7 @@ class Case:
         title = f"run {run}, {name} ({PRICES[name]} points, {sum(self.paid.values())} so far)"
         if name == "band":
             print(title)
-            beside_band({f"run {run}": self.histories()[run]}, healthy())
+            draw_band({f"run {run}": self.histories()[run]}, healthy())
             return
         if run not in self._seen:
             self._seen[run] = watch(bug, cfg=settings(seed))
@@ -342,13 +342,15 @@ def agrees(guard, cases):
 
 
 def guard_cases():
-    """Rollouts for a guard of the rewards: two healthy ones and two that are not."""
-    small_cfg = replace(settings(0), batch_size=16)
-    large_cfg = replace(small_cfg, kl_coef=0.5)
-    plan = (("a healthy run", None, small_cfg), ("a healthy run with β 0.5", None, large_cfg),
-            ("KL earned", "KL earned", small_cfg), ("score on a pad", "score on a pad", small_cfg))
-    return [(title, (watch(bug, cfg=cfg).rollouts[-1], cfg.kl_coef), bug is None)
-            for title, bug, cfg in plan]
+    """Rollouts for a guard of the rewards: two healthy ones, two with bugs, and one in which each
+    response has the score of its neighbour."""
+    few = replace(settings(0), batch_size=16)
+    plan = (("a healthy run", None, few), ("a healthy run with β 0.5", None, replace(few, kl_coef=0.5)),
+            ("KL earned", "KL earned", few), ("score on a pad", "score on a pad", few))
+    cases = [(title, (watch(bug, cfg=cfg).rollouts[-1], cfg.kl_coef), bug is None)
+             for title, bug, cfg in plan]
+    e, kl_coef = cases[0][1]
+    return [*cases, ("the neighbour's score", (replace(e, scores=e.scores.roll(1)), kl_coef), False)]
 
 
 def stopped():
@@ -366,19 +368,19 @@ def stopped():
 
 # ---------- pictures
 
-def curves(histories, name):
-    """One metric of all runs, a panel each, on one scale."""
+def curves(histories, name, least=None, most=None):
+    """One metric of all runs, a panel each, on one scale, which may hide the extremes."""
     _, axes = plt.subplots(2, 6, figsize=(10.5, 2.8), sharex=True, sharey=True)
     for ax, (run, rows) in zip(axes.flat, histories.items()):
         ax.plot([row[name] for row in rows], color="C0", ls="-")
         ax.set_title(run, fontsize=9, loc="left")
-    axes[1, 0].set_xlabel("update")
+    axes[1, 0].set(xlabel="update", ylim=(least, most))
     axes[0, 0].figure.suptitle(name, fontsize=10)
     plt.show()
 
 
-def beside_band(histories, runs, metrics=SHOWN):
-    """Six metrics of some runs beside the band of the healthy ones."""
+def draw_band(histories, runs, metrics=SHOWN):
+    """Six metrics of some runs in the band of the healthy ones."""
     ends = edges(runs)
     _, axes = plt.subplots(1, 6, figsize=(10.5, 1.9), sharex=True)
     for ax, name in zip(axes, metrics):
