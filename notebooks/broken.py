@@ -345,12 +345,14 @@ def guard_cases():
     """Rollouts for a guard of the rewards: two healthy ones, two with bugs, and one in which each
     response has the score of its neighbour."""
     few = replace(settings(0), batch_size=16)
-    plan = (("a healthy run", None, few), ("a healthy run with β 0.5", None, replace(few, kl_coef=0.5)),
+    plan = (("a healthy run", None, few),
+            ("a healthy run with β 0.5", None, replace(few, kl_coef=0.5)),
             ("KL earned", "KL earned", few), ("score on a pad", "score on a pad", few))
     cases = [(title, (watch(bug, cfg=cfg).rollouts[-1], cfg.kl_coef), bug is None)
              for title, bug, cfg in plan]
     e, kl_coef = cases[0][1]
-    return [*cases, ("the neighbour's score", (replace(e, scores=e.scores.roll(1)), kl_coef), False)]
+    moved = replace(e, scores=e.scores.roll(1))
+    return [*cases, ("the neighbour's score", (moved, kl_coef), False)]
 
 
 def stopped():
