@@ -165,7 +165,8 @@ def against(base, found):
     for rank, name in enumerate(sorted(tests, key=lambda name: tests[name][-1])):
         mean, half, t, p = tests[name]
         least = max(least, min(1.0, (len(tests) - rank) * p))
-        cells[name] = [f"{mean:+,.3g} ± {half:,.2g}", f"{t:.1f}", f"{least:.3f}"]
+        apart = f"{mean:+,.0f} ± {half:,.0f}" if half > 100 else f"{mean:+.3g} ± {half:.2g}"
+        cells[name] = [apart, f"{t:.1f}", f"{least:.3f}"]
         said[least < 0.05].append(name)
     apart, other = ("; ".join(said[which]) or "none" for which in (True, False))
     return cells, (f"Of {len(tests)} comparisons with {base} (t paired by seed, p after Holm) "

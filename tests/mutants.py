@@ -555,7 +555,7 @@ MUTANTS = [
     ("support/runs.py", "a colon in a folder's name", '.replace(":", "-")', ""),
     ("support/runs.py", "a plus sign in a folder's name", '.replace("+", "-")', ""),
     ("support/hub.py", "a cache without the files is taken for the files", "not any(folder.glob(pattern))", "False"),
-    ("support/files.py", "what is left of a broken download is kept", "temporary.unlink(missing_ok=True)", "pass"),
+    ("support/files.py", "what is left of a file that breaks off is kept", "temporary.unlink(missing_ok=True)", "pass"),
     ("export/tokenizer_json.py", "a word is no token of its own", '"ignore_merges": True,', '"ignore_merges": False,'),
     ("export/tokenizer_json.py", "only one way to make a token is known", "for token in tokens for i in range(1, len(token))", "for token in tokens for i in [len(token) - 1]"),
     ("export/tokenizer_json.py", "transformers reads a spelled end as the end", '"split_special_tokens": True', '"split_special_tokens": False'),

@@ -70,6 +70,18 @@ def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_keeps_its_own(tmp_p
         os.umask(before)
 
 
+@pytest.mark.parametrize("trouble, raised", [(OSError(28, "No space left on device"), OSError), (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_a_file_that_breaks_off_leaves_the_old_one_and_nothing_else(tmp_path, trouble, raised):
+    write_whole(tmp_path / "file", "old")
+
+    def breaks_off(path):
+        path.write_text("ne")
+        raise trouble
+    with pytest.raises(raised):
+        write_whole(tmp_path / "file", breaks_off)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
 def test_two_programs_that_write_one_file_leave_a_whole_one(tmp_path):
     """Each is held up in its middle, until the other has written."""
     def slow(path):
