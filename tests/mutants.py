@@ -1,6 +1,6 @@
 """Wrong versions of the code, one line each, that the tests must catch.
 
-    python tests/mutants.py                 all of them: the tests of their file, then all fast ones, until the first failure
+    python tests/mutants.py                 all of them: the fast tests of their file, all fast ones, the slow ones of their file
     python tests/mutants.py ppo gae         only those whose file or name contains one of the words
 
 Every line below has been a bug somewhere, in well-known code or nearly so: most of them leave a run that
@@ -748,20 +748,25 @@ NOTHING = ("ppo.py", "nothing is wrong: all tests must pass", "def main(cfg):", 
 
 
 # The test files that are tried first, by the beginning of a mutant's file; test_maths.py always is.
-NEAR = {"gpt": "gpt weights invariances chat trainable", "sft": "sft invariances vocabulary", "reward": "reward invariances", "ppo": "ppo invariances trainable",
-        "methods": "methods", "checks": "ppo trainable", "practice": "practice", "exercises/": "practice", "chat": "chat", "label": "labels", "page": "page", "evaluate": "evaluate judges",
-        "data/messages": "messages data inputs", "data/jsonl": "data inputs hh", "data/hh": "hh", "data/hub": "hub_set", "data/tldr": "tldr",
-        "data/split": "data inputs", "data/reviews": "reviews", "data/__": "data inputs", "data/": "toy data", "judges/normal": "normal", "judges/": "judges evaluate",
-        "text/vocabulary": "vocabulary", "text/": "data inputs sft reward invariances", "export/card": "folder", "export/": "folder weights inputs",
-        "support/checkpoint": "weights folder trainable", "support/trainable": "trainable", "support/optimizer": "ppo sft",
-        "support/distributed": "distributed", "support/loop": "resume log", "support/resume": "resume", "support/lock": "files resume folder",
-        "support/runs": "origin resume folder", "support/files": "files resume", "support/command": "trainable bad_input",
-        "support/preflight": "bad_input trainable", "support/hub": "weights", "support/": "files endings bad_input log", "experiments/reviews": "reviews", "experiments/": "figures",
+NEAR = {"gpt": "gpt weights invariances chat trainable resume", "sft": "sft invariances resume trainable origin vocabulary inputs",
+        "reward": "reward invariances resume trainable", "ppo": "ppo invariances trainable resume page", "methods": "methods",
+        "checks": "ppo trainable bad_input", "practice": "practice", "exercises/": "practice", "chat": "chat inputs", "label": "labels",
+        "page": "page", "evaluate": "evaluate judges", "data/messages": "messages data inputs", "data/jsonl": "data inputs hh",
+        "data/hh": "hh", "data/hub": "hub_set", "data/tldr": "tldr", "data/split": "data inputs", "data/reviews": "reviews",
+        "data/__": "data inputs", "data/": "toy data", "judges/normal": "normal", "judges/": "judges evaluate",
+        "text/vocabulary": "vocabulary", "text/tokenizer": "data weights folder inputs sft reward bad_input",
+        "text/": "data inputs sft reward invariances distributed", "export/card": "folder", "export/": "folder weights inputs",
+        "support/checkpoint": "weights folder trainable bad_input", "support/trainable": "trainable", "support/optimizer": "ppo sft",
+        "support/distributed": "distributed", "support/loop": "resume log", "support/resume": "resume",
+        "support/lock": "files resume folder", "support/runs": "origin resume folder hub_set bad_input files",
+        "support/files": "files resume", "support/command": "trainable bad_input", "support/preflight": "bad_input trainable files",
+        "support/hub": "weights hub_set", "support/": "files endings bad_input log", "experiments/reviews": "reviews", "experiments/": "figures",
         "notebooks/exact": "exact", "notebooks/broken": "broken"}
+FAST, SLOW = "not slow and not notebooks", "slow and not notebooks"
 
 
-def tests_fail(tree, files, seconds):
-    """The first test of these files that fails in `tree`, or None. A process is forked for it, so that torch is imported once.
+def tests_fail(tree, files, marked, seconds):
+    """The first test of these files that fails in `tree`, of those that are `marked` so, or None. A process is forked for it, so that torch is imported once.
     One that is not done after `seconds`, 0 for no limit, has failed."""
     said = Path(tree) / "said.txt"
     if (child := os.fork()) == 0:
@@ -771,26 +776,27 @@ def tests_fail(tree, files, seconds):
         os.chdir(tree)
         sys.path[:] = [path for path in sys.path if not Path(path).is_relative_to(ROOT) or Path(path).is_relative_to(sys.prefix)]
         signal.alarm(seconds)
-        code = pytest.main(["-x", "-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-m", "not slow and not notebooks", *files])
+        code = pytest.main(["-x", "-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-m", marked, *files])
         sys.stdout.flush()
         os._exit(int(code))
     _, status = os.waitpid(child, 0)
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)                        # what a test has left running
     failed = [line.split(" ", 2)[1] for line in said.read_text(errors="replace").splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if status:
+    if status and os.waitstatus_to_exitcode(status) != pytest.ExitCode.NO_TESTS_COLLECTED:
         return failed[0].removeprefix("tests/") if failed else f"pytest ended with {os.waitstatus_to_exitcode(status)}"
     return None
 
 
 def groups(tree, file):
-    """The test files in the order in which they are tried on a mutant of `file`: [those near to it, all others, the slowest].
+    """The tests in the order in which they are tried on a mutant of `file`, [(files, how they are marked)]: those near to it, all
+    other fast ones, the slow ones near to it.
     Three, which read lines of the code, would see any change at all, and the notebooks are not the specification."""
     tests = {f"tests/{path.name}" for path in tree.glob("tests/test_*.py")
              if path.stem not in ("test_mutants", "test_practice", "test_broken", "test_notebooks")}
     words = next((words for start, words in NEAR.items() if file.startswith(start)), "").split()
     near, last = [f"tests/test_{word}.py" for word in ["maths", *words]], {"tests/test_optimum.py"}
-    return [near, sorted(tests - set(near) - last), sorted(last)]
+    return [(near, FAST), (sorted(tests - set(near) - last), FAST), (sorted(last), FAST), (near, SLOW)]
 
 
 def killer(tree, mutant, groups, seconds=0):
@@ -799,8 +805,8 @@ def killer(tree, mutant, groups, seconds=0):
     source = find(file, right, tree)
     (tree / file).write_text(source.replace(right, wrong))
     try:
-        for files in groups:
-            if caught := tests_fail(tree, files, seconds):
+        for files, marked in groups:
+            if caught := tests_fail(tree, files, marked, seconds):
                 return caught
     finally:
         (tree / file).write_text(source)
@@ -820,7 +826,7 @@ def main(wanted):
         for tree in trees:
             shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "out", "mine", "toy", "toy2", "__pycache__"))
         start = time.time()
-        if failed := killer(trees[0], NOTHING, groups(trees[0], NOTHING[0])):
+        if failed := killer(trees[0], NOTHING, groups(trees[0], NOTHING[0])[:3]):
             sys.exit(f"{(trees[0] / 'said.txt').read_text()}\n{failed} fails without any mutant: mend that first")
         seconds = round(3 * (time.time() - start)) + 60         # a mutant may wait for ever
         children = [os.fork() or share(tree, mutants[i::workers], seconds) for i, tree in enumerate(trees)]

@@ -30,15 +30,15 @@ def test_a_link_stays_a_link_and_what_it_points_to_changes(tmp_path):
 
 
 def test_devices_and_pipes_are_written_into_and_stay_what_they_are(tmp_path):
-    write_whole(Path("/dev/null"), "nothing")
-    assert Path("/dev/null").is_char_device()
-    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe")        # first: who would replace it, would replace /dev/null of the whole machine
     read = []
-    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
     reader.start()
     write_whole(tmp_path / "pipe", {"n": 1})
-    reader.join()
+    reader.join(10)
     assert read == ['{\n  "n": 1\n}\n'] and (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+    write_whole(Path("/dev/null"), "nothing")
+    assert Path("/dev/null").is_char_device()
     if Path("/dev/full").exists():
         with pytest.raises(OSError, match="No space left"):
             write_whole(Path("/dev/full"), "text")
