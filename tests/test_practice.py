@@ -190,7 +190,8 @@ def test_hints_come_one_after_the_other(laid, capsys):
     ("return logprobs - ref_logprobs", "return (logprobs - ref_logprobs)[0]", "k1 has shape (1,), should have (1, 1)"),
     ("def kl_penalty(", "def penalty(", "it has no kl_penalty any more")])
 def test_whatever_is_written_gets_a_sentence(filled, capsys, monkeypatch, right, wrong, saw):
-    monkeypatch.setattr(practice, "SECONDS", 1)
+    if "while True" in wrong:           # on a busy machine other checks may take longer than that
+        monkeypatch.setattr(practice, "SECONDS", 1)
     edit(filled / "ppo.py", right, wrong)
     with pytest.raises(SystemExit):
         main(["check", "kl_penalty"], filled)
