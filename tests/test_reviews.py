@@ -25,6 +25,7 @@ SECOND = ["film", "story", "comedy", "drama", "ending", "plot"]
 THIRD = ["about owls never", "of a cow", "with much tea", "in grey rain"]
 REST = [" has a heart, and no end at all.", " is worth two hours of your sleep, or three."]
 SENTENCES = [f"{a} {b} {c}{REST[i % 2]}" for i, (a, b, c) in enumerate((a, b, c) for a in FIRST for b in SECOND for c in THIRD)]
+SENTENCES += [f"{text[:-1]} Again." for text in SENTENCES[::2]]    # of each two that begin alike, some are on different sides
 RATED = {text: [(i * k) % 9 - 4 for k in (1, 2, 4, 5, 7)] for i, text in enumerate(SENTENCES)}
 
 BACKEND = '''
@@ -183,7 +184,9 @@ def test_the_two_halves_share_what_is_read_and_no_rating(both):
 
 
 def test_equal_words_are_on_one_side():
-    assert reviews.place("'A film, as such.'") == reviews.place("A film  as such") != reviews.place("A film as suck")
+    for text in SENTENCES[:20]:
+        assert reviews.place(f"'{text.upper()}'") == reviews.place(text)
+    assert {reviews.place(text) for text in SENTENCES} == set(range(20))
 
 
 def test_a_prompt_is_four_words_and_what_is_left_is_as_long_at_least():
