@@ -76,6 +76,11 @@ def test_lora_starts_as_the_model_it_is_added_to_and_then_leaves_it():
     assert (net(IDS) - plain).abs().max() > 1e-3
 
 
+def test_the_adapters_of_a_seed_are_the_same_whether_the_base_was_just_made_or_was_there(run_stage):
+    ends = [load_file(run_stage(sft, train="lora:2") / "sft" / "model.safetensors") for _ in range(2)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
 def test_lora_adds_the_product_of_its_two_matrices():
     linear = torch.nn.Linear(3, 2)
     lora = LoRA(linear, 16)
@@ -207,6 +212,19 @@ def test_the_table_counts_gpt2_small_right_and_a_gpu_that_lacks_a_byte_is_refuse
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:4] for line in (lines[1], lines[3])] == [["actor", "sft", "124,439,808", "124,439,808"],
                                                          ["reference", "sft", "124,439,808", "0"]]
+
+
+@pytest.mark.parametrize("shape, prompt, response, most", [
+    (dict(n_embd=1024, vocab_size=11), 1000, 24, 8 * 1024 * 1024 * 4 * (2 + 12)),      # 8 rows at a time: 448 MiB
+    (dict(n_embd=8, vocab_size=65536), 8, 1016, 7 * 1016 * 65536 * 4)], ids=["generation", "scoring"])
+def test_the_phase_that_needs_most_is_counted(capsys, shape, prompt, response, most):
+    """One layer, one row in a micro-batch, 100 responses. A step needs 80 MiB in the first case, 1,270 of 1,778 in the second."""
+    with torch.device("meta"):
+        models = [GPT(GPT.Config(n_layer=1, n_head=1, eos_token_id=10, **shape))] * 4
+    check_memory(models, ["a", "b", "c", "d"], prompt, ppo.Config(batch_size=100, micro_batch_size=1, max_new_tokens=response),
+                 torch.device("cpu"))
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rollout, step")]
+    assert f" {most / 2 ** 20:,.0f} MiB, " in line
 
 
 @pytest.mark.slow
