@@ -152,7 +152,6 @@ def main(cfg):
     held_out = encode_demonstrations(test_set.demonstrations, tokenizer, block_size, held_out=True)
     if cfg.init == "scratch":
         model = pretrain(train_set.need("texts", cfg.data), tokenizer, run, cfg, device, bf16)
-    torch.manual_seed(cfg.seed)     # the same whether base/ was just made or was there
     set_trainable(model, cfg.train)
     print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))
     run_loop(model, examples, held_out, run / "sft", cfg.steps, cfg.lr, cfg, device)

@@ -135,7 +135,6 @@ MUTANTS = [
     ("support/checkpoint.py", "sizes of config.json are not checked", "if type(value) is not int or not least <= value <= 10 ** 7:", "if False:"),
     ("support/resume.py", "other rows go unnoticed", "same[\"the rows of --data\"] = fingerprint(rows)", "pass"),
     ("support/resume.py", "other first weights go unnoticed", "same[f\"the first weights of the {name}\"] = fingerprint(sums)", "pass"),
-    ("sft.py", "adapters depend on whether base/ was there", "    torch.manual_seed(cfg.seed) ", "    pass "),
     ("support/loop.py", "β is forgotten when resuming", "self.state.update(saved[\"state\"])", "self.state.update(step=saved[\"state\"][\"step\"])"),
     ("support/loop.py", "a resumed run starts from step 0", "self.state.update(saved[\"state\"])", "self.state.update(saved[\"state\"], step=0)"),
     ("support/files.py", "a crash leaves half a file", 'temporary = path.parent / f".{path.name}.{token_hex(4)}.partial"', "temporary = path"),
