@@ -72,7 +72,6 @@ def parquet(path):
         for batch in file.iter_batches(columns=read):
             rows = batch.to_pylist() if batch.num_columns else [{}] * batch.num_rows
             for number, row in enumerate(rows, start=number + 1):
-                there = {key: value for key, value in row.items() if value is not None}
-                yield f"{path}, row {number}", others | there
+                yield f"{path}, row {number}", others | row
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({reason(error)})") from error

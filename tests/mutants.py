@@ -587,7 +587,6 @@ MUTANTS = [
     ("data/hub_set.py", "all files are downloaded", "for ending in ENDINGS]", "for ending in ENDINGS] + ['*']"),
     ("data/hub_set.py", "the rows of several folders are mixed", "if len(set(found.values())) > 1:", "if False:"),
     ("data/hub_set.py", "the test split is not looked for", 'last.replace("train", "test")', "last"),
-    ("data/hub_set.py", "columns without a value are values", "if value is not None}", "}"),
     ("data/jsonl.py", "dropped conversations are not counted", 'dropped[str(why)] += 1', "pass"),
     ("support/runs.py", "a set of the Hub lends its run half a name", 'cfg.data.partition("/")[2].replace("/", "-")', 'cfg.data.rpartition("/")[2]'),
     # ------------------------------------------------------------------------- files, folders, terminals

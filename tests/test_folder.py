@@ -285,3 +285,12 @@ def test_a_card_says_what_the_hub_shows(made, stage):
     assert card.startswith(f"---\nlibrary_name: transformers\npipeline_tag: {task}\n")
     for line in (f"- stage: {stage}", "- data: toy", "- seed: 0"):
         assert line in card.splitlines()
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, number):
+    failed = model()
+    failed.transformer.ln_f.bias.data[3] = number
+    with pytest.raises(UserError, match="not saved, since transformer.ln_f.bias holds NaN or infinity"):
+        failed.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
