@@ -294,3 +294,10 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, number):
     with pytest.raises(UserError, match="not saved, since transformer.ln_f.bias holds NaN or infinity"):
         failed.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_vocabulary_whose_ids_have_gaps_is_refused(tmp_path):
+    ids = {CHARACTER[b]: b + (b > 99) for b in range(256)}      # closed up, every token from the gap on would be the one before
+    (tmp_path / "vocab.json").write_text(json.dumps(ids))
+    with pytest.raises(UserError, match="vocab.json is damaged or not a vocabulary of GPT-2's kind .ids with gaps"):
+        read_tokens(tmp_path)

@@ -13,6 +13,7 @@ from huggingface_hub.utils import filter_repo_objects
 import data
 from data import hub_set
 from support import UserError
+from support.hub import from_hub
 from support.runs import run_folder
 from test_messages import A, U, dialogue
 
@@ -40,6 +41,12 @@ def hub(tmp_path, monkeypatch):
         everything[file] = gzip.compress(lines) if file.endswith(".gz") else lines
     put.cache = cache
     return put
+
+
+def test_a_cache_that_lacks_the_file_is_not_taken_for_it(hub):
+    """Offline, `snapshot_download` gives whatever folder there is."""
+    with pytest.raises(UserError, match=r"some/set could not be downloaded to .*the cache lacks train.jsonl.*connect once"):
+        from_hub("some/set", ["train.jsonl"], "dataset")
 
 
 def rows(name, count=3):
