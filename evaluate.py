@@ -34,11 +34,13 @@ from support.command_line import Flags, Text, launch, start
 from support.files import write_whole
 from support.runs import check_origin, find_model
 from text.batches import encode_prompts, pad
+from text.rule import Rule
 from text.tokenizer import Tokenizer
 
 
 @dataclass
 class Config(Flags):            # with --data, --run, --preset, --seed, --device, --precision
+    reward: Text = ""           # MODULE:FUNCTION that ppo.py learned from instead of a reward model
     judge: Text = ""            # reward model's folder, http://…/v1, vader; without it the data's
     judge_model: Text = ""      # name of the language model at that address
     details: bool = False       # print best of 2, 4, … n, win rates by length, and repetition
@@ -71,9 +73,12 @@ class Response:
 def respond_all(model, sft, reward_model, prompts, tokenizer, judge, cfg, device):
     """One sampled Response to each prompt (str), in order."""
     responses = []
-    block_size = min(one.config.block_size for one in (model, sft, reward_model))
+    models = (model, sft) if isinstance(reward_model, Rule) else (model, sft, reward_model)
+    block_size = min(one.config.block_size for one in models)
     lowest = reward_model.unfinished_score(cfg.missing_eos_score)
     encoded = encode_prompts(prompts, tokenizer, block_size, cfg.max_new_tokens)
+    if isinstance(reward_model, Rule):
+        reward_model.expect(prompts, encoded)
     for i in range(0, len(prompts), cfg.batch_size):
         batch = encoded[i:i + cfg.batch_size]
         prompt_ids, prompt_mask = pad(batch, left=True, device=device)              # (B, P) each
@@ -168,11 +173,13 @@ def main(cfg):
         raise UserError(f"--compare: the good runs are of the toy, not of {cfg.data}; leave it out")
     _, test_set = data.load(cfg.data)
     prompts = test_set.need("prompts", cfg.data)[:cfg.prompts]
-    sft_folder, rm_folder, _ = (find_model(run, stage) for stage in ("sft", "reward", "ppo"))
-    for stage in ("sft", "reward", "ppo"):
+    needed = ("sft", "ppo") if cfg.reward else ("sft", "reward", "ppo")
+    folders = {stage: find_model(run, stage) for stage in needed}
+    for stage in needed:
         check_origin(run, stage)
-    tokenizer = Tokenizer.load(sft_folder)
-    reward_model = ScalarGPT.from_pretrained(rm_folder, device, bf16, frozen=True)
+    tokenizer = Tokenizer.load(folders["sft"])
+    reward_model = Rule(cfg.reward, tokenizer) if cfg.reward else ScalarGPT.from_pretrained(
+        folders["reward"], device, bf16, frozen=True)
     judge = open_judge(cfg, run, device, bf16)
     stages = [name for name in ("base", "sft", "ppo") if (run / name / "config.json").exists()]
     models = {stage: GPT.from_pretrained(run / stage, device, bf16, frozen=True)
@@ -192,7 +199,7 @@ def main(cfg):
     rows["best_of_n"]["kl"] = best_of_kl(cfg.best_of)
     curve = best_of_curve(candidates, cfg.best_of, rows["ppo"]["kl"])
     numbers = {"judge": judge.name, "data": cfg.data, "run": str(run), "prompts": len(prompts),
-               "samples": cfg.samples, "models": rows, **compare_all(responses, judge),
+               "proxy": cfg.reward or "the reward model", "samples": cfg.samples, "models": rows, **compare_all(responses, judge),
                "replies": judge.replies, "best_of": curve}
     print("\n" + report(numbers, judge, cfg.details))
     if cfg.json:

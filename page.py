@@ -141,9 +141,13 @@ def models(run, found):
 def build(cfg):
     """The whole page, as text."""
     run = run_folder(cfg)
-    for stage in ("sft", "reward", "ppo"):
+    for stage in ("sft", "ppo"):
         find_model(run, stage)
-    found, tokenizer = snapshots(run, flags_of(run)), Tokenizer.load(run / "ppo")
+    flags = flags_of(run)
+    if flags.reward:
+        raise UserError(f"{run} learned from --reward {flags.reward}, and the page computes with a "
+                        "reward model: it can't show this run")
+    found, tokenizer = snapshots(run, flags), Tokenizer.load(run / "ppo")
     actor, reward_model = GPT.from_pretrained(run / "ppo"), ScalarGPT.from_pretrained(found[0][1])
     weights = sum(weight.numel() for weight in actor.parameters())
     if weights > MOST_WEIGHTS:

@@ -32,7 +32,6 @@ import torch
 import data
 from checks import check_memory, check_normalised, check_ratio, check_rollout
 from gpt import GPT, ScalarGPT, response_logits, token_logprobs
-from support import UserError
 from support.command_line import Text, TrainingFlags, launch, start
 from support.distributed import from_first, gather, own_rows, total, world_size
 from support.loop import Loop
@@ -46,6 +45,7 @@ from text.tokenizer import Tokenizer
 @dataclass
 class Config(TrainingFlags):    # with the flags of every training script
     reward_model: Text = ""     # folder of the reward model; without it the run's own
+    reward: Text = ""           # MODULE:FUNCTION that scores instead of it: text/rule.py
     steps: int = 80             # updates, with one rollout each
     batch_size: int = 128       # responses per rollout
     epochs: int = 2             # passes over a rollout
@@ -154,13 +154,16 @@ def adapt_kl_coef(kl_coef, kl, target, horizon, responses):
 
 # ---------- the four networks
 
-def four_models(sft, rm, train, device, bf16):
+def four_models(sft, rm, train, device, bf16, rule=None):
     """Actor, critic, reference, reward model, from the folders of SFT and reward model. The last
-    two are frozen; of the first two, the weights that `train` names move."""
+    two are frozen; of the first two, the weights that `train` names move. Where a `rule` scores,
+    the critic is an SFT model, too (`rm`), and expects a score of 0 everywhere."""
     actor = GPT.from_pretrained(sft, device, bf16)
-    critic = ScalarGPT.from_pretrained(rm, device, bf16)
+    critic = ScalarGPT.from_pretrained(rm, device, bf16, new_head=bool(rule))
     reference = GPT.from_pretrained(sft, device, bf16, frozen=True)
-    reward_model = ScalarGPT.from_pretrained(rm, device, bf16, frozen=True)
+    reward_model = rule or ScalarGPT.from_pretrained(rm, device, bf16, frozen=True)
+    if rule:
+        torch.nn.init.zeros_(critic.score.weight)
     set_trainable(actor, train)
     set_trainable(critic, train)
     return actor, critic, reference, reward_model
@@ -383,25 +386,29 @@ def respond(model, prompts, mask, tokenizer, cfg):
 
 
 def main(cfg):
-    if cfg.kl_target > 0 and cfg.kl_coef == 0:
-        raise UserError(f"--kl_target {cfg.kl_target} with --kl_coef 0: β is multiplied, so it "
-                        "would stay 0; give it a start, such as --kl_coef 0.05")
     run, device, bf16 = start(cfg, "ppo")
     train_set, test_set = data.load(cfg.data)
-    sft, rm = find_model(run, "sft"), find_model(run, "reward", cfg.reward_model)
-    check_normalised(rm)
-    check_origin(run, "reward")
+    sft, rule = find_model(run, "sft"), None
+    if cfg.reward:
+        from text.rule import open_rule     # only such a run needs it
+        rm, rule = sft, open_rule(cfg, sft)
+    else:
+        rm = find_model(run, "reward", cfg.reward_model)
+        check_normalised(rm)
+        check_origin(run, "reward")
     tokenizer = Tokenizer.shared(sft, rm)
 
     # On "meta" the models have shapes and no weights: enough to see whether the run fits.
-    shapes = four_models(sft, rm, cfg.train, "meta", bf16)
+    shapes = four_models(sft, rm, cfg.train, "meta", bf16, rule)[:3 if rule else 4]
     block_size = min(model.config.block_size for model in shapes)
     prompts, shown = (encode_prompts(
         some, tokenizer, block_size, cfg.max_new_tokens, cfg.max_prompt_tokens) for some in (
             train_set.need("prompts", cfg.data), test_set.prompts or train_set.prompts))
     check_memory(shapes, (sft, rm, sft, rm), max(map(len, prompts)), cfg, device)
+    if rule:
+        rule.expect(train_set.prompts, prompts)
 
-    models = four_models(sft, rm, cfg.train, device, bf16)
+    models = four_models(sft, rm, cfg.train, device, bf16, rule)
     actor, critic, reference, _ = models
     optimizers = adamw(actor), adamw(critic)
     shown = pad(batch_at(shown, 4, 0, cfg.seed), left=True, device=device)  # 2 x (4, P)
@@ -428,7 +435,7 @@ def main(cfg):
     loop.close()
 
     finish(critic, tokenizer, run / "ppo" / "critic", cfg)
-    finish(actor, tokenizer, run / "ppo", cfg, came_from=["sft", "reward"])
+    finish(actor, tokenizer, run / "ppo", cfg, came_from=["sft"] + ["reward"] * (not rule))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     toy, toy2[:validation]  embedded worlds, with their test or validation held out, see toy.py
     hh, hh:SUBSET[+…]       Anthropic's helpful and harmless dialogues, see hh.py
     tldr                    Reddit posts and their summaries, see tldr.py
+    sums[:validation]       sums, worked in the answer, and a program that checks them, see sums.py
     reviews[:others]        sentences about films, rated by real people, see reviews.py
     hub:OWNER/NAME[:SPLIT]  a data set of Hugging Face's Hub, see hub_set.py
     FILE.jsonl[.gz]         your own rows, in any mixture of these shapes, see jsonl.py
@@ -17,6 +18,7 @@ from text.dialogue import is_blank
 from text.tokenizer import Tokenizer
 
 TOYS = ("toy", "toy2", "toy:validation", "toy2:validation")
+BUILT_IN = (*TOYS, "sums", "sums:validation")
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Dataset:
 def load(name):
     """(train, test) of the data set `name`. Only its module is imported. Raises UserError."""
     noisy, ceiling = [], None
-    if name in TOYS:
+    if name in BUILT_IN:
         from data import built_in
         train, test, noisy, ceiling = built_in.load(name)
     elif name.partition(":")[0] == "reviews":
@@ -70,7 +72,7 @@ def load(name):
 
 def tokenizer_for(name):
     """The tokenizer of a model that is trained from scratch on the data set `name`."""
-    if name not in TOYS:
+    if name not in BUILT_IN:
         return Tokenizer.gpt2()
     from data import built_in
     return built_in.vocabulary(name)

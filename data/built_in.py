@@ -1,9 +1,11 @@
-"""The toy's rows and vocabulary, from the files that toy.py writes into data/toy and data/toy2."""
+"""Rows and vocabularies of the built-in data sets: sums.py makes its own, the toys' are in the files
+that toy.py writes into data/toy and data/toy2."""
 import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
 
+import data.sums as sums
 from data.jsonl import objects, read_jsonl
 from support import UserError
 from text.tokenizer import FILE as TOKENIZER_FILE, Tokenizer, read_tokens
@@ -14,9 +16,11 @@ HELD_OUT = ("test", "test_noisy", "validation", "validation_noisy")
 
 
 def load(name):
-    """(training rows, held-out rows, noisy held-out rankings, their ceiling) of "toy" or "toy2",
-    which hold out the test, "toy:validation" or "toy2:validation"."""
+    """(training rows, held-out rows, noisy held-out rankings, their ceiling) of "toy", "toy2" or
+    "sums", which hold out the test, or "toy:validation" and so on."""
     world, _, split = name.partition(":")
+    if world == "sums":
+        return *sums.load(split), [], None
     folder, split = make(world), split or "test"
     train = [row for kind in TRAINS_ON for row in read_jsonl(folder / f"{kind}.jsonl")]
     noisy = [row for _, row in objects(folder / f"{split}_noisy.jsonl")]
@@ -32,7 +36,8 @@ def ceiling(noisy):
 
 
 def vocabulary(name):
-    return Tokenizer.words(read_tokens(make(name.partition(":")[0])))
+    world = name.partition(":")[0]
+    return sums.vocabulary() if world == "sums" else Tokenizer.words(read_tokens(make(world)))
 
 
 def make(world):

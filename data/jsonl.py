@@ -32,7 +32,7 @@ def load(name):
         raise UserError(f"--data {name}: a folder; give a file of rows in it, .jsonl or .jsonl.gz")
     if not path.exists():
         raise UserError(f"--data {name}: no such file "
-                        "(and no data set of that name; there are: toy, toy2, hh, tldr, reviews)")
+                        "(and no data set of that name; there are: toy, toy2, sums, hh, tldr, reviews)")
     return read_jsonl(path), None
 
 

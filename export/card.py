@@ -7,8 +7,8 @@ WHAT = {"base": "A language model that has read pages, and continues them.",
         "sft": "An assistant that learned from demonstrations (supervised fine-tuning).",
         "reward": "A reward model: it scores the response that ends a dialogue, and was trained on "
                   "comparisons.",
-        "ppo": "An assistant that learned from a reward model by PPO, starting from supervised "
-               "fine-tuning.",
+        "ppo": "An assistant that learned from scores of its responses by PPO, starting from "
+               "supervised fine-tuning.",
         "critic": "The critic of a PPO run: it predicts the reward to come at every token of a "
                   "response."}
 SCORER = '''\

@@ -42,6 +42,15 @@ class Proxy(Judge):
         return [response.proxy for response in responses]
 
 
+class Checker(Proxy):
+    """The function of --reward, from which PPO learned. What it scores 1 could not be better, so
+    the ideal share of a model is its pass@1."""
+    ideal = 1.0
+
+    def __init__(self, name):
+        self.name = name
+
+
 class Gold(Judge):
     """The toy's: the function from which its comparisons were drawn."""
     name = "gold"
@@ -112,4 +121,6 @@ def open_judge(cfg, run, device, bf16):
         return Lexicon()
     if cfg.judge:
         return HeldOutRewardModel(cfg.judge, cfg, device, bf16)
-    return Gold() if cfg.data in data.TOYS else Proxy()
+    if cfg.data in data.TOYS:
+        return Gold()
+    return Checker(cfg.reward) if cfg.reward else Proxy()

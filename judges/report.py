@@ -21,7 +21,7 @@ def report(numbers, judge, details):
     """All that stands below the samples. Details: best of every n, rates by length, repetition."""
     n = max(numbers["best_of"])
     models = {called(name, n): row for name, row in numbers["models"].items()}
-    parts = [table(models, f"judge: {judge.name}") + "\n" + legend(judge), winners(numbers, n)]
+    parts = [table(models, f"judge: {judge.name}") + "\n" + legend(judge, numbers), winners(numbers, n)]
     if numbers["agreement"]:
         parts.append(agreements(numbers["agreement"]))
     if details:
@@ -55,10 +55,11 @@ def repetition(models):
     return "different among the pairs of neighbouring words: " + ", ".join(shares)
 
 
-def legend(judge):
+def legend(judge, numbers):
     """What the names in the table mean."""
     gold = "gold: the toy's hidden judge; " if judge.name == "gold" else ""
-    return f"{gold}proxy: the reward model; KL: nats from sft, ≤ an upper bound"
+    ideal = "ideal: a score of 1; " if judge.ideal == 1 else ""
+    return f"{gold}{ideal}proxy: {numbers['proxy']}; KL: nats from sft, ≤ an upper bound"
 
 
 def winners(numbers, n):

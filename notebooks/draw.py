@@ -30,9 +30,9 @@ def pipeline(lesson):
     boxes = {"base": (0, 1.5, "base\nreads pages", "12"),
              "sft": (2.6, 1.5, "SFT\nimitates answers", "12"),
              "rm": (5.2, 0.5, "reward model\nlearns from comparisons", "136"),
-             "actor": (8.2, 3, "actor: answers\ntrained", "145678"),
+             "actor": (8.2, 3, "actor: answers\ntrained", "1456789"),
              "ref": (8.2, 2, "reference: holds it back\nfrozen", "15678"),
-             "critic": (8.2, 1, "critic: foresees the score\ntrained", "158"),
+             "critic": (8.2, 1, "critic: foresees the score\ntrained", "1589"),
              "judge": (8.2, 0, "reward model: scores\nfrozen", "15678")}
     _, ax = plt.subplots(figsize=(9.5, 2.6))
     for x, y, text, lessons in boxes.values():

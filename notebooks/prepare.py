@@ -1,10 +1,10 @@
 """What every lesson begins with: the scripts on the path, models to look at, and checks of what you
 write.
 
-`toy_run`, `practised`, `scarce` and `pushed` train what a lesson needs when it is first asked for,
-and keep it in out/notebooks, where the next kernel finds it. These models are the lessons' own:
-smaller than the scripts' default run, of seed 0 where no other is named. To have them trained anew,
-delete that folder.
+`toy_run`, `sums_run`, `practised`, `scarce` and `pushed` train what a lesson needs when it is first
+asked for, and keep it in out/notebooks, where the next kernel finds it. These models are the
+lessons' own: smaller than the scripts' default run, of seed 0 where no other is named. To have them
+trained anew, delete that folder.
 """
 import copy
 import dis
@@ -54,6 +54,15 @@ def toy_run(*stages):
             train(COMMANDS[stage], OWN)
     show("models: the lessons’ own, in out/notebooks")
     return OWN
+
+
+def sums_run(seed=0):
+    """The folder of the SFT model that has seen people add, trained now if it is not there."""
+    folder = OWN / f"sums-{seed}"
+    if not (folder / "sft" / "config.json").exists():
+        train(f"sft.py --data sums --seed {seed}", folder)
+    show("an SFT model for sums: the lessons’ own, in out/notebooks")
+    return folder / "sft"
 
 
 def train(command, folder):

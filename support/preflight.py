@@ -24,6 +24,9 @@ def check_numbers(cfg):
             if not least <= value <= most or name in ABOVE_0 and value == 0:    # or NaN
                 low = "above 0" if name in ABOVE_0 else f"at least {least}"
                 raise UserError(f"--{name} {str(value)[:40]}: must be {low} and at most {most:,}")
+    if getattr(cfg, "kl_target", 0) > 0 and cfg.kl_coef == 0:
+        raise UserError(f"--kl_target {cfg.kl_target} with --kl_coef 0: β is multiplied, so it "
+                        "would stay 0; give it a start, such as --kl_coef 0.05")
     if "minibatches" in vars(cfg) and cfg.minibatches > cfg.batch_size:
         raise UserError(f"--minibatches {cfg.minibatches}: must be at most --batch_size, which is "
                         f"{cfg.batch_size}")

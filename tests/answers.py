@@ -34,6 +34,7 @@ imitate = lambda demonstrations, steps: (model, [])
     "5_ppo": [],
     "6_frontier": ["cell: task = Task(", "cell: p = ref.exp()"],
     "7_beyond_ppo": [],
+    "9_checked": [],
 }
 WORDS = ["None", "5", "['x']", "torch.ones(3)", "''"]           # that are no answer to a question for a word
 FOUR = ["[True] * 4", "[False] * 4", "[True, True, False, False]", "True", "None", "'yes'", "[True, False]"]
@@ -279,6 +280,40 @@ ANSWERS = {
                    ["[True, True, False, True]", "[False, True, True, False]", *FOUR]),
         "times": (["(100, 1)", "[100.0, 1.01]"],
                   ["(1, 100)", "(100, 100)", "(10, 1)", "(10000, 1)", "100", *PAIR]),
+    },
+    "9_checked": {
+        "my_pass_at_k": ([
+            "missed = 1.0\nfor i in range(k):\n    missed *= max(0, n - right - i) / (n - i)\nreturn 1 - missed",
+            "from itertools import combinations\n"
+            "picks = [any(i < right for i in pick) for pick in combinations(range(n), min(k, 4))]\n"
+            "return sum(picks) / len(picks) if k <= 4 else checked.pass_at_k(right, n, k)"], [
+            "return 1 - (1 - right / n) ** k",
+            "return right / n",
+            "import math\nreturn math.comb(n - right, k) / math.comb(n, k)",
+            "import math\nreturn math.comb(right, k) / math.comb(n, k)",
+            "import math\nreturn 1 - math.comb(n - right, k) / n ** k",
+            "return min(1, k * right / n)",
+            "return float(right >= 1)",
+            "import math\nreturn 1 - math.comb(n, k) / math.comb(n + right, k)"]),
+        "my_token_shares": ([
+            "lengths = mask.sum(1, keepdim=True).float()\n"
+            "whole = {'responses': len(mask) * lengths, 'tokens': lengths.sum(), 'budget': torch.tensor(float(len(mask) * longest))}\n"
+            "return mask.float() / whole[count]",
+            "if count == 'responses':\n    return torch.stack([row / row.sum() for row in mask]) / len(mask)\n"
+            "return mask / (mask.sum() if count == 'tokens' else mask.shape[0] * longest)"], [
+            "return mask / mask.sum()",
+            "return mask / (len(mask) * longest)",
+            "return mask / (len(mask) * mask.sum(1, keepdim=True))",
+            "return torch.ones(mask.shape) / {'responses': len(mask) * mask.sum(1, keepdim=True), 'tokens': mask.sum(), "
+            "'budget': len(mask) * longest}[count]",
+            "return mask / {'responses': mask.sum(1, keepdim=True), 'tokens': mask.sum(), 'budget': longest}[count]",
+            "return mask / {'responses': len(mask) * mask.sum(0, keepdim=True).clamp(min=1), 'tokens': mask.sum(), "
+            "'budget': len(mask) * longest}[count]",
+            "return mask / {'responses': len(mask) * mask.sum(1, keepdim=True), 'tokens': mask.sum(), 'budget': mask.numel()}[count]",
+            "return mask / {'responses': len(mask) * mask.sum(1, keepdim=True), 'tokens': mask.numel(), 'budget': len(mask) * longest}[count]"]),
+        "silence": (["0.43", "0.9 ** 8"], ["0.57", "0.9", "0.1", "0.45", "1e-8", *NUMBER]),
+        "unchanged": (["(True, False, True, True)", "[1, 0, 1, 1]"],
+                      ["[False, True, True, True]", "[True, False, True, False]", *FOUR]),
     },
 }
 

@@ -75,7 +75,7 @@ def defined(code):
 
 
 def test_the_lessons_are_there():
-    lessons = {"1_gpt", "2_sft", "3_reward", "4_policy_gradient", "5_ppo", "6_frontier", "7_beyond_ppo", "8_debug"}
+    lessons = {"1_gpt", "2_sft", "3_reward", "4_policy_gradient", "5_ppo", "6_frontier", "7_beyond_ppo", "8_debug", "9_checked"}
     assert lessons <= {path.stem for path in NOTEBOOKS}
 
 
