@@ -31,8 +31,8 @@ def load(name):
     if path.is_dir():
         raise UserError(f"--data {name}: a folder; give a file of rows in it, .jsonl or .jsonl.gz")
     if not path.exists():
-        raise UserError(f"--data {name}: no such file "
-                        "(and no data set of that name; there are: toy, toy2, sums, hh, tldr, reviews)")
+        raise UserError(f"--data {name}: no such file (and no data set of that name; there are: "
+                        "toy, toy2, hh, tldr, reviews, sums)")
     return read_jsonl(path), None
 
 

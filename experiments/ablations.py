@@ -22,7 +22,7 @@ HEAD = ["variant", "responses until 90% ideal", "seeds that get there", "differe
         "t", "p", "ideal in the end", "judge", "KL"]
 
 
-def critic_from_sft(sft, rm, train, device, bf16, rule=None, four_models=ppo.four_models):
+def critic_from_sft(sft, rm, train, device, bf16, four_models=ppo.four_models):
     """four_models with a critic that starts from the SFT model and a random head, not from the
     reward model."""
     actor, _, reference, reward_model = four_models(sft, rm, train, device, bf16)

@@ -5,6 +5,8 @@ import math
 import random
 import re
 import sys
+from itertools import combinations
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +26,9 @@ from text.batches import pad
 from text.dialogue import ASSISTANT, HUMAN, dialogue
 from text.rule import Rule, find
 from text.tokenizer import Tokenizer
+
+sys.path.append(str(Path(__file__).parent.parent / "notebooks"))
+import checked
 
 # ----------------------------------------------------------------------------- the problems and their checker
 
@@ -101,7 +106,7 @@ def test_people_do_what_the_module_says(both):
 
 def test_the_rows_are_the_same_every_time_and_another_split_is_refused(both):
     assert data.load("sums") == both["sums"]
-    with pytest.raises(UserError, match="--data sums:test: no such file .*there are: toy, toy2, sums"):
+    with pytest.raises(UserError, match="--data sums:test: no such file .*there are: toy, toy2, hh, tldr, reviews, sums"):
         data.load("sums:test")
 
 
@@ -302,3 +307,39 @@ def test_the_judge_of_a_run_with_a_rule_is_the_rule_but_the_toy_has_its_own():
     assert isinstance(judge, Checker) and judge.is_proxy and judge.ideal == 1 and judge.name == "data.sums:verify"
     assert judge.score([SimpleNamespace(proxy=0.25)]) == [0.25]
     assert isinstance(open_judge(evaluate.Config(reward="data.sums:verify"), None, None, False), Gold)
+
+# ----------------------------------------------------------------------------- notebooks/checked.py
+
+
+def test_pass_at_k_is_the_share_of_all_choices_that_hold_a_right_answer():
+    for n, right in ((4, 0), (4, 1), (5, 2), (6, 6), (7, 3)):
+        for k in range(1, n + 1):
+            choices = [any(i < right for i in choice) for choice in combinations(range(n), k)]
+            assert checked.pass_at_k(right, n, k) == pytest.approx(sum(choices) / len(choices))
+
+
+def test_a_group_is_alike_if_all_of_its_scores_are():
+    assert checked.alike(torch.tensor([1.0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 1, 0]), 3) == 0.25
+    assert checked.alike(torch.tensor([1.0, 1, 1, 0, 0, 0]), 3) == 1
+
+
+def test_an_interval_is_student_s():
+    assert checked.interval([0.5, 0.7]) == "60.0% ± 127.1"               # 12.706 x 0.1414 / √2
+    assert checked.interval([0.25] * 5) == "25.0% ± 0.0"
+
+
+@pytest.mark.slow
+def test_every_method_runs_and_tune_sees_other_problems_than_the_table(tmp_path, monkeypatch, quiet):
+    monkeypatch.chdir(tmp_path)
+    sft.main(sft.Config(data="sums", run="run", device="cpu", pretrain_steps=1, steps=1, n_layer=1, n_head=1, n_embd=8, block_size=64))
+    monkeypatch.setattr(checked.prepare, "sums_run", lambda seed: tmp_path / "run" / "sft")
+    monkeypatch.setattr(checked, "PROBLEMS", 3)
+    monkeypatch.setattr(checked, "config", lambda config=checked.config, **flags: config(**{**flags, "steps": 1}))
+    asked, load = [], data.load
+    monkeypatch.setattr(data, "load", lambda name: asked.append(name) or load(name))
+    for name, method in checked.METHODS.items():
+        for seed in (0, *checked.TUNING):
+            found = checked.run((name, method.lr), seed)
+            assert (found["kl"] > 1e-8) == bool(method.lr) and 0 <= found["pass@1"] <= found["pass@8"] <= 1 and found["length"] > 0
+            assert ("at last" in found) == bool(method.lr)
+    assert asked == ["sums", "sums:validation"] * len(checked.METHODS)
