@@ -199,7 +199,8 @@ def main(cfg):
     rows["best_of_n"]["kl"] = best_of_kl(cfg.best_of)
     curve = best_of_curve(candidates, cfg.best_of, rows["ppo"]["kl"])
     numbers = {"judge": judge.name, "data": cfg.data, "run": str(run), "prompts": len(prompts),
-               "proxy": cfg.reward or "the reward model", "samples": cfg.samples, "models": rows, **compare_all(responses, judge),
+               "proxy": cfg.reward or "the reward model", "samples": cfg.samples, "models": rows,
+               **compare_all(responses, judge),
                "replies": judge.replies, "best_of": curve}
     print("\n" + report(numbers, judge, cfg.details))
     if cfg.json:

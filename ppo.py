@@ -414,9 +414,8 @@ def main(cfg):
     shown = pad(batch_at(shown, 4, 0, cfg.seed), left=True, device=device)  # 2 x (4, P)
     asked, before = tokenizer.texts(*shown), respond(reference, *shown, tokenizer, cfg)
 
-    # With --resume, `start` restores what the last save holds: both networks, both optimisers, the
-    # random generators, and `state` with step and β. `run` saves every ten minutes, after the last
-    # update, and when a signal asks it to stop.
+    # With --resume, `start` restores the last save: both networks and optimisers, the random
+    # generators, and `state`. `run` saves every ten minutes, after the last update, and on a signal.
     state = first_state(cfg)
     loop = Loop(run / "ppo", cfg.steps, cfg, prompts, state, actor=actor, critic=critic,
                 actor_optimizer=optimizers[0], critic_optimizer=optimizers[1])

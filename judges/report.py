@@ -21,7 +21,8 @@ def report(numbers, judge, details):
     """All that stands below the samples. Details: best of every n, rates by length, repetition."""
     n = max(numbers["best_of"])
     models = {called(name, n): row for name, row in numbers["models"].items()}
-    parts = [table(models, f"judge: {judge.name}") + "\n" + legend(judge, numbers), winners(numbers, n)]
+    parts = [table(models, f"judge: {judge.name}") + "\n" + legend(judge, numbers),
+             winners(numbers, n)]
     if numbers["agreement"]:
         parts.append(agreements(numbers["agreement"]))
     if details:

@@ -1,10 +1,10 @@
 """PPO and the methods without a critic, where a program checks the answers: --data sums.
 
-    python notebooks/checked.py tune    three rates a method, another seed, validation problems
+    python notebooks/checked.py tune    four rates a method, another seed, validation problems
     python notebooks/checked.py         five seeds, test problems: prints the tables of docs/sums.md
 
-A seed has an SFT model of its own, that of `python sft.py --data sums --seed SEED`. Every method gets
-the same number of responses to learn from, and no KL penalty. Runs are kept in
+A seed has an SFT model of its own, that of `python sft.py --data sums --seed SEED`. Every method
+gets the same number of responses to learn from, and no KL penalty. Runs are kept in
 out/notebooks/checked, and one that is there is not made again.
 """
 import sys
@@ -28,7 +28,7 @@ from text.rule import Rule
 from text.tokenizer import Tokenizer
 
 TUNING = (101,)                             # seeds that are in no table of results
-RATES = (2.5e-4, 5e-4, 1e-3)                 # of the actor, that `tune` tries
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)          # of the actor, that `tune` tries
 GROUP = 8                                   # responses to a problem, where a method has groups
 SAMPLES, PROBLEMS = 16, 60                  # when a model is measured
 
@@ -39,8 +39,8 @@ class Method:
     update: object = None       # function of methods.py
 
 
-METHODS = {"SFT": Method(), "PPO": Method(5e-4), "RLOO": Method(5e-4, methods.rloo),
-           "GRPO": Method(5e-4, methods.grpo), "Dr. GRPO": Method(5e-4, methods.dr_grpo)}
+METHODS = {"SFT": Method(), "PPO": Method(1e-3), "RLOO": Method(1e-3, methods.rloo),
+           "GRPO": Method(5e-4, methods.grpo), "Dr. GRPO": Method(1e-3, methods.dr_grpo)}
 
 # ---------- what is measured
 
@@ -148,7 +148,8 @@ def main(words):
         for name, of in found.items()]))
     cells, apart = runs.against("PPO", {name: [end["pass@1"] for end in of]
                                    for name, of in found.items()})
-    print("\n" + table(["pass@1", "less PPO's", "t", "p"], [[name, *cells[name]] for name in found]))
+    print("\n" + table(["pass@1", "less PPO's", "t", "p"],
+                       [[name, *cells[name]] for name in found]))
     print(f"\n{apart}\n\n" + table(["groups all alike", "first 5 updates", "last 5"], [
         [name, *(f"{fmean(end[key] for end in of):.1%}" for key in ("alike at first", "at last"))]
         for name, of in found.items() if METHODS[name].update]))

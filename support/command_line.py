@@ -21,7 +21,7 @@ Text = Annotated[str, tyro.conf.arg(help_behavior_hint="")]
 @dataclass
 class Flags:
     """The flags that all stages share; the Config of each stage adds its own."""
-    data: str = "toy"       # toy, toy2, sums, reviews, hh[:SUBSET], tldr, hub:OWNER/NAME, FILE.jsonl
+    data: str = "toy"       # toy, toy2, sums, reviews, hh[:SUBSET], tldr, hub:OWNER/NAME, a file
     run: Text = ""          # folder of the run; without it out/<data>
     preset: Text = ""       # set of defaults: gpt2 to gpt2-xl, unified; else by model or data
     seed: int = 0           # seed of the first weights, the order of the data, and sampling

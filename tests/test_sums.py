@@ -150,7 +150,8 @@ def test_the_function_gets_prompt_and_response_of_each_row_and_no_pads():
 def test_a_response_that_asks_and_answers_itself_is_a_response():
     """It holds the frame of a dialogue, so its last or first "Assistant:" says nothing."""
     bare, framed = "What is 1+1", dialogue("47+38")
-    pairs = [(framed, f" 1{HUMAN} 1+1{ASSISTANT} 2"), (bare, f"{ASSISTANT} 2{HUMAN} no{ASSISTANT} 3"), (framed + " 85" + HUMAN + " 1+1" + ASSISTANT, " 2")]
+    pairs = [(framed, f" 1{HUMAN} 1+1{ASSISTANT} 2"), (bare, f"{ASSISTANT} 2{HUMAN} no{ASSISTANT} 3"),
+             (framed + " 85" + HUMAN + " 1+1" + ASSISTANT, " 2")]
     assert heard(pairs, [prompt for prompt, _ in pairs]) == pairs
 
 

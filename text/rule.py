@@ -93,6 +93,6 @@ class Rule:
         """The score of a response without <|endoftext|>: `given` (--missing_eos_score), or 0.
         Raises UserError if a finished one can get less: never to end would be rewarded."""
         if given is None and self.lowest < 0:
-            raise UserError(f"--reward {self.name} gave a score of {self.lowest:g}, less than the 0 "
-                            "of a response that never ends: give --missing_eos_score")
+            raise UserError(f"--reward {self.name} gave a score of {self.lowest:g}, less than the "
+                            "0 of a response that never ends: give --missing_eos_score")
         return given or 0.0
