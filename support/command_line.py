@@ -23,7 +23,7 @@ class Flags:
     """The flags that all stages share; the Config of each stage adds its own."""
     data: str = "toy"       # toy, toy2, reviews, hh[:SUBSET], tldr, hub:OWNER/NAME, FILE.jsonl
     run: Text = ""          # folder of the run; without it out/<data>
-    preset: Text = ""       # set of defaults: gpt2 to gpt2-xl, unified; without it by the model
+    preset: Text = ""       # set of defaults: gpt2 to gpt2-xl, unified; else by model or data
     seed: int = 0           # seed of the first weights, the order of the data, and sampling
     device: Text = ""       # cuda, mps or cpu; without it cuda if there is one, else cpu
     precision: Text = ""    # fp32 or bf16; without it bf16 on a GPU that has it, else fp32
@@ -40,7 +40,8 @@ class TrainingFlags(Flags):
 
 WIDTHS = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
 
-PRESETS = Path(__file__).parent / "presets.json"    # stage -> model -> flags; docs/gpt2.md says why
+# stage -> model or data set -> flags; docs/gpt2.md and docs/reviews.md say why
+PRESETS = Path(__file__).parent / "presets.json"
 
 
 def launch(main, Config, stage):
@@ -54,8 +55,10 @@ def launch(main, Config, stage):
 
 
 def take_preset(cfg, presets):
-    """Put the preset of --preset, or of the model, where no flag of the user says otherwise."""
-    cfg.preset = cfg.preset or preset_of(cfg)
+    """Put the preset of --preset, of the model, or of the data set, where no flag of the user says
+    otherwise."""
+    data = cfg.data.partition(":")[0]
+    cfg.preset = cfg.preset or preset_of(cfg) or (data if data in presets else "")
     if not cfg.preset:
         return
     if cfg.preset not in presets:
