@@ -32,7 +32,8 @@ plt.style.use(STYLES)
 OUT = ROOT / "out" / "reviews_ppo"
 OTHERS = OUT / "others" / "reward"
 CFG = evaluate.Config(data="reviews", max_new_tokens=48, temperature=1.0, batch_size=256)
-KINDS = {"penalty": [], "no penalty": ["--kl_coef", 0, "--steps", 120, "--snapshot_every", 20]}     # flags of ppo.py
+KINDS = {"penalty": [],                                     # flags of ppo.py
+         "no penalty": ["--kl_coef", 0, "--steps", 120, "--snapshot_every", 20]}
 COLOURS = {"penalty": "#2f6fab", "no penalty": "#b85c00"}
 MEASURES = {"proxy": "reward model (proxy)", "others": "other people's reward model",
             "vader": "VADER's lexicon", "distinct_2": "distinct pairs of words"}
