@@ -54,7 +54,7 @@ def launch(main, Config, stage):
 
 
 def take_preset(cfg, presets):
-    """Put the preset of --preset, or of the model, where no flag of the user says otherwise."""
+    """Apply the preset of --preset, or of the model, to all flags that the user has not set."""
     cfg.preset = cfg.preset or preset_of(cfg)
     if not cfg.preset:
         return
