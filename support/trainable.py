@@ -29,8 +29,8 @@ class LoRA(nn.Linear):
 
 
 def set_trainable(model, train):
-    """Freeze all weights of `model` except those that `train` names: "all", "last:N" (blocks and the
-    final LayerNorm), "lora:R" (adapters of rank R on all the blocks' matrices). Raises UserError."""
+    """Freeze all weights of `model` except those `train` names: "all", "last:N" (N blocks and the
+    final LayerNorm), "lora:R" (adapters of rank R on the blocks' matrices). Raises UserError."""
     kind, number = parse_train(train, model.config.n_layer)
     if kind == "all":
         return
