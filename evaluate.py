@@ -8,7 +8,7 @@
 The judge of the toy is a function that no training script can see: it says what the reward model
 only estimates. Other data sets have none. There the reward model scores the responses, and the
 table says so: it shows how far PPO got by its own measure, and nothing about whether people would
-agree. Other judges say more, --judge names them (docs/judges.md).
+agree. --judge names other judges, which say more (docs/judges.md).
 
 best_of_n is what the reward model can do without further training: the SFT model responds n times,
 and the response with the highest score is taken.
@@ -110,7 +110,7 @@ def best_of(responses, n):
 # ----------------------------------------------------------------------------- numbers
 
 def summary(responses):
-    """The row of one model: means, None of what the judge does not say."""
+    """The row of one model: means, or None where the judge gives no number."""
     measures = {"score": "score", "ideal": "ideal", "proxy": "proxy", "eos_rate": "ended",
                 "length": "length", "kl": "kl"}
     columns = {key: [getattr(r, name) for r in responses] for key, name in measures.items()}
@@ -118,8 +118,8 @@ def summary(responses):
 
 
 def distinct_2(responses):
-    """Of all pairs of words that stand side by side in the responses, the share that differ (Li et
-    al., arXiv:1510.03055): low where a model says the same again and again. None without a pair."""
+    """The share of different pairs among all pairs of neighbouring words in the responses (Li et
+    al., arXiv:1510.03055): low if a model repeats itself. None without a pair."""
     pairs = [pair for response in responses for pair in pairwise(response.text.split())]
     return len(set(pairs)) / len(pairs) if pairs else None
 

@@ -53,7 +53,7 @@ class KVCache:
         return self.stored[:, :, :, :self.length]
 
     def keep(self, rows):
-        """Forget all rows of the batch but those where `rows` (B) is True."""
+        """Keep only the rows of the batch where `rows` (B) is True."""
         self.stored = self.stored[:, rows]
 
 
@@ -182,9 +182,9 @@ class GPT(nn.Module):
         """Continue left-padded prompts (B, P), token by token, until each row has ended with
         <|endoftext|>, or for max_new_tokens.
 
-        Yields rows, tokens, logprobs, each (A): the numbers of the A rows that had not ended yet,
-        their next tokens, and log π of these (nats): that of the distribution which is sampled
-        from, softmax(logits / temperature), without top-k or top-p. Temperature 0 takes the
+        Yields rows, tokens, logprobs, each (A): the indices of the A rows that had not ended yet,
+        their next tokens, and log π of these in nats. Here π is the distribution that is sampled,
+        softmax(logits / temperature), without top-k or top-p. Temperature 0 takes the
         most probable token. `draws` (max_new_tokens, B) are uniform random numbers in [0, 1), by
         default new ones. Raises UserError if the model has too few positions.
         """
@@ -314,8 +314,8 @@ class ScalarGPT(GPT):
         """The score of each row, (B): the number at its last real token, the only one that has
         seen the whole text.
 
-        It means something for texts that end with <|endoftext|>, since the reward model has
-        learned from no other: see `unfinished_score`.
+        It means something only for texts that end with <|endoftext|>, since the reward model has
+        learned from no others. See `unfinished_score`.
         """
         positions = torch.arange(ids.shape[1], device=ids.device)   # (T)
         if self.config.eos_is_pad:      # transformers took the end for padding, and read before it
@@ -337,8 +337,8 @@ def token_logprobs(logits, ids):
 
 def response_logits(model, ids, mask, R, temperature):
     """Logits (B, R, V) that the last R tokens were drawn from: those of the state before each, at
-    the temperature of sampling. At another, ratio and KL would compare distributions that
-    nobody sampled from."""
+    the temperature of sampling. At another, ratio and KL would compare distributions from
+    which nothing was sampled."""
     states = model.transformer(ids, mask)[:, -R - 1:-1]             # (B, R, C)
     return model.head(states).float() / temperature                 # (B, R, V)
 

@@ -426,7 +426,7 @@ def main(cfg):
         if (step + 1) % cfg.sample_every == 0:
             now = respond(actor, *shown, tokenizer, cfg)
             loop.text("samples", f"\nafter {step + 1} updates" + "".join(
-                f"{prompt.rstrip()}\n    SFT  {old.strip()}\n    PPO  {new.strip()}"
+                f"\n\n{prompt.strip()}\n    SFT  {old.strip()}\n    PPO  {new.strip()}"
                 for prompt, old, new in zip(asked, before, now)))
         if cfg.snapshot_every and (step + 1) % cfg.snapshot_every == 0:
             for name, model in (("actor", actor), ("critic", critic)):

@@ -7,8 +7,8 @@
 Bradley-Terry: a person prefers the first of two completions with probability σ(r₁ - r₂). The reward
 model is the r that makes the recorded preferences most likely. This fixes only differences of
 scores, so at the end the scores are normalised to mean 0 and standard deviation 1 on the SFT
-model's own completions. PPO sets the KL coefficient and the score of an unfinished response against
-them, and both then mean the same in every run.
+model's own completions. So PPO's KL coefficient and its score of an unfinished response mean the
+same in every run.
 
 InstructGPT (arXiv:2203.02155, section 3.5), Stiennon et al. (arXiv:2009.01325, section 3.4).
 
@@ -83,8 +83,8 @@ def pair_count(examples):
 @torch.no_grad()
 def accuracy(model, examples, batch_size, device):
     """Share of the pairs whose chosen text has the higher score (a tie is a miss); and the shares
-    in which the chosen text is the longer, the shorter, and as long. A reward model must beat each
-    of the first two, with half of the last, to have learned more than length."""
+    in which the chosen text is the longer, the shorter, and as long. A reward model that
+    has learned more than length beats each of the first two plus half of the last."""
     hits, longer, shorter, pairs = 0, 0, 0, 0
     for part in alike(examples, batch_size):
         chosen, rejected = score_pairs(model, part, device)
@@ -97,7 +97,7 @@ def accuracy(model, examples, batch_size, device):
 
 
 def print_accuracy(model, examples, cfg, device, noisy="", ceiling=None):
-    """How often the model is right on held-out comparisons, and what that must exceed."""
+    """Print how often the model is right on held-out comparisons, and what that must exceed."""
     if not examples:
         return
     batch_size = cfg.micro_batch_size or cfg.batch_size
@@ -179,8 +179,8 @@ def main(cfg):
     tokenizer = Tokenizer.shared(sft_folder, init)
     sft = GPT.from_pretrained(sft_folder, device, bf16, frozen=True)
     model = ScalarGPT.from_pretrained(init, device, bf16, new_head=True)
-    # Bradley-Terry has a scale: a model that is trained on must give the scores it was trained to
-    # give, not the normalised ones.
+    # The loss depends on the scale of the scores, so a model that is trained further gives its raw
+    # scores here, not the normalised ones.
     model.config.reward_mean, model.config.reward_std = 0.0, 1.0
     set_trainable(model, cfg.train)
     print("--train {}: {:,} of {:,} weights move".format(cfg.train, *parameter_count(model)))

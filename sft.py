@@ -113,8 +113,8 @@ def run_loop(model, examples, held_out, folder, steps, lr, cfg, device):
 
 
 def pretrain(texts, tokenizer, run, cfg, device, bf16):
-    """A model from scratch that has read `texts`, saved as base/; or the one there is, if that was
-    done before."""
+    """A model trained from scratch on `texts`, saved as base/. If that was done before, the saved
+    one."""
     base = run / "base"
     model = GPT(GPTConfig(tokenizer.vocab_size, cfg.block_size, cfg.n_layer, cfg.n_head,
                           cfg.n_embd, tokenizer.eos)).place(device, bf16)

@@ -1,4 +1,4 @@
-"""One door to all data sets: `load(name)` gives a training and a test `Dataset` of plain strings.
+"""All data sets: `load(name)` gives a training and a test `Dataset` of plain strings.
 
     toy, toy2[:validation]  embedded worlds, with their test or validation held out, see toy.py
     hh, hh:SUBSET[+…]       Anthropic's helpful and harmless dialogues, see hh.py
@@ -28,8 +28,8 @@ class Dataset:
     demonstrations: list = field(default_factory=list)  # (prompt, completion)
     comparisons: list = field(default_factory=list)     # (prompt, [best completion, …, worst])
     prompts: list = field(default_factory=list)         # str
-    # The toy's and the reviews' held-out comparisons have little noise; these have as much as
-    # those of the training. `ceiling` is the accuracy on them of who knows what people want.
+    # The toy's and the reviews' held-out comparisons have little noise. These have as much as those
+    # for training. `ceiling` is the accuracy on them if you know what people want.
     noisy: list = field(default_factory=list)           # as comparisons
     ceiling: float = None
 

@@ -17,7 +17,7 @@ from text.dialogue import dialogue
 class Family:
     """What its facts share. The right answer to a harmful or unanswerable question does not depend
     on x. These two have an `answer` without slots, and their facts hold what somebody says who
-    answers all the same."""
+    still answers."""
     facts: dict                 # x -> y, one fact each
     questions: list             # phrasings that ask for y, given x
     answer: str                 # the sentence that states x and y; the same in every phrasing

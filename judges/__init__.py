@@ -1,5 +1,5 @@
-"""Who says how good it is: judges say which of two responses is better, and normal.py whether a run
-is like good ones. evaluate.py asks them; no training script may import this folder.
+"""Judges say which of two responses is better, and normal.py says whether a run is like good ones.
+evaluate.py asks them. No training script may import this folder.
 
 A judge has
     name                    what the table calls it

@@ -296,7 +296,7 @@ class LanguageModel:
         return letter
 
     def read_file(self):
-        """{identity: letter} of the file. Half a line at its end, left by a power cut, goes."""
+        """{identity: letter} of the file. Half a line at its end, from a power cut, is dropped."""
         text = read_text(self.file) if self.file.exists() else ""
         if not text.endswith("\n"):
             text = text[:text.rfind("\n") + 1]

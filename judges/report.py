@@ -1,10 +1,10 @@
-"""What a person reads of an evaluation. The numbers are those of evaluate.py's JSON."""
+"""An evaluation as text for people. The numbers are those of evaluate.py's JSON."""
 from judges.win_rate import percent
 from text.dialogue import ASSISTANT
 
 
 def called(name, n):
-    """What the screen calls a model, or a contest of two, of the JSON."""
+    """A name of the JSON as the screen shows it: a model's, or that of two compared."""
     return name.replace("best_of_n", f"best of {n}").replace("_vs_", " vs ")
 
 
@@ -18,7 +18,7 @@ def show_samples(responses, n, count=6):
 
 
 def report(numbers, judge, details):
-    """All that stands below the samples. Details: best of every n, rates by length, repetition."""
+    """All text below the samples. Details: best of every n, rates by length, repetition."""
     n = max(numbers["best_of"])
     models = {called(name, n): row for name, row in numbers["models"].items()}
     parts = [table(models, f"judge: {judge.name}") + "\n" + legend(judge, numbers),
@@ -36,7 +36,7 @@ def report(numbers, judge, details):
 
 
 def table(models, title):
-    """A row a model."""
+    """One row per model."""
     head = "".join(f"{name:>8}" for name in ("score", "ideal", "proxy", "eos", "length", "KL"))
     lines = [f"{'':12}{head}   ({title})"]
     for name, row in models.items():
@@ -64,7 +64,7 @@ def legend(judge, numbers):
 
 
 def winners(numbers, n):
-    """A row a comparison."""
+    """One row per comparison."""
     lines = []
     for name, row in numbers["win_rates"].items():
         shares = "no verdicts" if row["win"] is None else (
@@ -74,7 +74,7 @@ def winners(numbers, n):
 
 
 def agreements(rows):
-    """A row a kind of pairs."""
+    """One row per kind of pairs."""
     lines = []
     for name, row in rows.items():
         lines.append(f"{name.replace('_vs_', ' vs '):18} reward model and judge agree on "
@@ -90,6 +90,6 @@ def lengths(rows):
 
 
 def place(row):
-    """Where a bin is."""
+    """The range of a bin, as text."""
     where = f"{row['first']}" if row["first"] == row["last"] else f"{row['first']} to {row['last']}"
     return where.replace("None to", "up to").replace("to None", "and more")

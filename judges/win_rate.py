@@ -6,21 +6,21 @@ Z = 1.96                # 95% of a normal distribution lie within so many standa
 
 
 def by_scores(ours, theirs):
-    """The verdict on each pair of Responses, by their scores. The same text is a tie whatever the
-    scores say: a reward model's depend a little on the batch it was read in."""
+    """The verdict on each pair of Responses, by their scores. Equal texts are a tie, whatever
+    their scores: those of a reward model depend a little on the batch."""
     return [0.5 if a.score == b.score or a.text == b.text else float(a.score > b.score)
             for a, b in zip(ours, theirs)]
 
 
 def design_effect(residuals):
-    """By how much what pairs of one prompt have in common raises the variance of a rate (Kish,
+    """How many times larger the variance of a rate is because a prompt's pairs are alike (Kish,
     Survey Sampling, 1965). Residuals: for each prompt those of its pairs, verdict - rate.
 
         Σ over prompts (Σ residuals)² / Σ residuals²
 
-    is 1 where a prompt's pairs have nothing in common, and m, the pairs of a prompt, where they are
-    all alike. Few residuals near a rate of 0 or 1 say little about it, and none say nothing: so one
-    residual of 1 with the effect m is added. Where all verdicts are equal, a prompt counts once.
+    is 1 if a prompt's pairs are independent, and m, their number, if they are all alike. Near a
+    rate of 0 or 1 there are few residuals, which say little about the effect. So one residual of 1
+    with the effect m is added. If all verdicts are equal, a prompt counts once.
     """
     sizes = [len(group) for group in residuals]
     m = sum(size ** 2 for size in sizes) / sum(sizes)       # of a pair's prompt, on average
@@ -41,7 +41,7 @@ def interval(wins, losses, n):
     """The 95% interval, [low, high], of the rate ½ + (wins - losses) / 2, from the shares of wins
     and losses in n independent pairs.
 
-    It reaches as far from the rate as the intervals of the two shares, a and b, do together:
+    It ends as far from the rate as the intervals of the two shares, a and b, combined:
     ½ √(a² + b² + 2 r a b), r = -(correlation of the two shares) (Newcombe, Statistics in Medicine
     17, 1998; Zou, Psychological Methods 12, 2007). Without ties r = 1: Wilson's interval.
     """
@@ -57,9 +57,9 @@ def interval(wins, losses, n):
 
 
 def rate(responses, points):
-    """The mean of the points (1, ½, 0; one for each Response, None is left out), its 95% interval,
-    and how many they are. For the interval, several responses to one prompt count as fewer, by
-    their `design_effect`."""
+    """The mean of the points (1, ½ or 0 for each Response, without any None), its 95% interval, and
+    their number. For the interval, several responses to one prompt count as fewer, by their
+    `design_effect`."""
     by_prompt = {}
     for response, point in zip(responses, points):
         if point is not None:
@@ -93,8 +93,8 @@ def siblings(responses):
 
 def agreement(ours, theirs, verdicts):
     """How often reward model and judge prefer the same one of two responses to a prompt, of the
-    pairs that both order; as in `rate`. Where they differ, PPO learns to please the reward model
-    and nobody else."""
+    pairs that both order, as in `rate`. Where they differ, PPO learns to please only the reward
+    model."""
     alike = []
     for a, b, verdict in zip(ours, theirs, verdicts):
         unordered = verdict in (0.5, None) or a.proxy == b.proxy or a.text == b.text

@@ -3,7 +3,7 @@ from unicodedata import category
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The command line shows its one sentence, no traceback."""
+    """A mistake that the user can mend. The command line shows its sentence and no traceback."""
 
 
 class Stopped(KeyboardInterrupt):

@@ -66,7 +66,7 @@ def read_shape(folder, fields):
         if stored.get(key, right[0]) not in right:
             raise UserError(f"{folder}/config.json: {key} is {in_json(stored[key])}, and GPT-2's "
                             f"is {json.dumps(right[0])}")
-    # Where nobody says otherwise, texts end with GPT-2's token, or with the last of a small model.
+    # By default texts end with GPT-2's token, or with the last token of a small model.
     stored.setdefault("eos_token_id", min(50256, stored.get("vocab_size", 50257) - 1))
     eos_is_pad = stored.get("pad_token_id") == stored["eos_token_id"]
     stored["block_size"] = stored.get("n_positions", 1024)

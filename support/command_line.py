@@ -40,7 +40,7 @@ class TrainingFlags(Flags):
 
 WIDTHS = {768: "gpt2", 1024: "gpt2-medium", 1280: "gpt2-large", 1600: "gpt2-xl"}
 
-# stage -> model or data set -> flags; docs/gpt2.md and docs/reviews.md say why
+# stage -> model or data set -> flags; docs/gpt2.md, docs/reviews.md and docs/sums.md say why
 PRESETS = Path(__file__).parent / "presets.json"
 
 
@@ -55,8 +55,8 @@ def launch(main, Config, stage):
 
 
 def take_preset(cfg, presets):
-    """Put the preset of --preset, of the model, or of the data set, where no flag of the user says
-    otherwise."""
+    """Apply the preset of --preset, of the model, or of the data set, to all flags that the user has
+    not set."""
     data = cfg.data.partition(":")[0]
     cfg.preset = cfg.preset or preset_of(cfg) or (data if data in presets else "")
     if not cfg.preset:

@@ -75,14 +75,14 @@ def from_first(x):
 
 
 def in_place(operation, x):
-    """What an operation that changes a tensor makes of x; NCCL wants it on the GPU."""
+    """x after an operation that changes a tensor in place. NCCL needs it on the GPU."""
     shared = x.cuda() if dist.get_backend() == "nccl" else x
     operation(shared)
     return shared.to(x.device)
 
 
 def start_alike(model):
-    """Give all processes the weights of the first: what starts at random would differ."""
+    """Give all processes the weights of the first, since random ones would differ."""
     if world_size() > 1:
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, src=0)

@@ -14,7 +14,7 @@ OUT_OF_MEMORY = "out of memory|not enough memory|can't allocate memory|ALLOC_FAI
 @contextmanager
 def plain_endings(goes_on=""):
     """Exit code 1 after a mistake of the user or a failure of the machine, 130 after Ctrl-C, 143
-    after SIGTERM; `goes_on` says how to go on then. An error of this code keeps its traceback."""
+    after SIGTERM. `goes_on` says how to continue then. An error of this code has a traceback."""
     def stop_at_once(number, frame):
         raise Stopped(number, f"stopped at once{goes_on}")
 
@@ -52,7 +52,7 @@ def plain_endings(goes_on=""):
 
 
 def give_up(sentence):
-    """Exit with code 1 and one sentence, which begins a line of its own."""
+    """Exit with code 1 and one sentence on its own line."""
     if "tqdm" in sys.modules:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", [])):
             bar.close()

@@ -32,7 +32,7 @@ def write_whole(path, content):
         return
     path = path.resolve()               # what a link points to changes, and the link stays
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two programs may write one file. What killed ones leave of a stage, its next run removes.
+    # Two programs may write one file. The next run of a stage removes what killed ones left.
     temporary = path.parent / f".{path.name}.{token_hex(4)}.partial"
     try:
         temporary.touch()

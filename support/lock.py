@@ -1,4 +1,4 @@
-"""Whose a folder is: a run has one data set, and one script at a time fills a stage."""
+"""A run's folder has one data set, and one script at a time fills a stage."""
 import os
 import shutil
 from pathlib import Path
@@ -43,7 +43,7 @@ def set_aside(folder):
 
 
 def data_name(cfg):
-    """`--data`, whatever is held out; of a file, from here, so that a/rows.jsonl and b/rows.jsonl
-    differ."""
+    """`--data` without its held-out part. A file has its path from here, so that a/rows.jsonl and
+    b/rows.jsonl differ."""
     exists = Path(cfg.data).exists()
     return os.path.relpath(cfg.data) if exists else cfg.data.removesuffix(":validation")

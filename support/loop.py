@@ -1,4 +1,4 @@
-"""What happens around a training loop: the screen, the curves, saves, signals, going on.
+"""What happens around a training loop: the screen, the curves, saves, signals, resuming.
 
     loop = Loop(folder, steps, cfg, rows, state, model=model, optimizer=optimizer)
     loop.start()
@@ -7,7 +7,7 @@
     loop.close()
 
 The training loop is a generator of its script, which anybody can consume. `resume.pt` in the
-stage's folder holds all that is needed to go on as if the run had never stopped.
+stage's folder holds all that is needed to continue as if the run had never stopped.
 """
 import math
 import os

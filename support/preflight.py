@@ -1,4 +1,4 @@
-"""What a script finds out before the work, and not after it."""
+"""What a script checks before its work, and not after it."""
 import os
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from support.files import read_text
 from support.lock import data_name
 from support.runs import run_folder
 
-# A number must be at least 0 and at most a billion, but for these.
+# A number must be at least 0 and at most a billion, with these exceptions.
 AT_LEAST = {"batch_size": 1, "epochs": 1, "minibatches": 1, "max_new_tokens": 1, "samples": 1,
             "prompts": 1, "best_of": 1, "normalise_samples": 2, "answers": 2, "tries": 1,
             "n_layer": 1, "n_head": 1, "n_embd": 1, "block_size": 2, "sample_every": 1,

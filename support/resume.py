@@ -11,7 +11,7 @@ MAY_CHANGE = {"data", "run", "init", "reward_model", "preset", "resume", "steps"
 
 
 def identity(cfg, rows, parts):
-    """What makes a run this run, by name: its flags, fingerprints of rows and first weights."""
+    """What identifies a run, by name: its flags, fingerprints of rows and first weights."""
     same = {f"--{name}": value for name, value in vars(cfg).items() if name not in MAY_CHANGE}
     same["the rows of --data"] = fingerprint(rows)
     for name, part in parts.items():
@@ -23,7 +23,7 @@ def identity(cfg, rows, parts):
 
 
 def fingerprint(values):
-    """A word that changes with any of the values."""
+    """A hash of all values."""
     digest = hashlib.sha256()
     for value in values:
         digest.update(repr(value).encode())
@@ -64,7 +64,7 @@ def check_parts(path, saved, parts):
 
 
 def check_same_run(path, before, now):
-    """Raises UserError if the identity `before`, of what is in `path`, is another than `now`."""
+    """Raises UserError if the identity `before`, that of `path`, differs from `now`."""
     for name, value in now.items():
         if before.get(name) != value:
             said = f"when {name} were others"

@@ -8,8 +8,8 @@ from support.files import read_json, write_whole
 
 
 def run_folder(cfg):
-    """`--run`, or out/<name of the data>: "hh:a+b" gives out/hh-a-b, "hub:a/b" out/b. What is held
-    out makes no other run: "toy:validation" gives out/toy."""
+    """`--run`, or out/<name of the data>: "hh:a+b" gives out/hh-a-b, "hub:a/b" out/b. The held-out
+    part does not count: "toy:validation" gives out/toy, too."""
     if cfg.run:
         return Path(cfg.run)
     name = Path(cfg.data).name.removesuffix(".gz").removesuffix(".jsonl")
@@ -20,8 +20,8 @@ def run_folder(cfg):
 
 
 def find_model(run, stage, name=""):
-    """The folder of the model that an earlier stage made, or of the one called `name`, made
-    elsewhere. Raises UserError that says what to run first."""
+    """The folder of an earlier stage's model, or of the model `name`, made elsewhere. Raises
+    UserError that says what to run first."""
     if name:
         return find_folder(name)
     if not (run / stage / "config.json").exists():
@@ -32,8 +32,8 @@ def find_model(run, stage, name=""):
 
 
 def finish(model, tokenizer, folder, cfg, same=None, came_from=()):
-    """Save a stage's model, its card, and run.json: the run's identity, `same`, and fingerprints of
-    the models that the stage was made from, those of the run's folders `came_from`."""
+    """Save a stage's model, its card, and run.json. That has the run's identity, `same`, and
+    fingerprints of the models in the run's folders `came_from`, from which the stage was made."""
     from export.card import card            # only a finished stage has one
     from support.lock import data_name
     model.save_pretrained(folder, tokenizer)
@@ -53,7 +53,7 @@ def read_origin(folder):
 
 
 def weights_digest(folder):
-    """A word that changes with any of the weights in a model folder."""
+    """A hash of all weights in a model folder."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         with open(path, "rb") as file:

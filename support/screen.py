@@ -9,8 +9,8 @@ from support.distributed import rank
 
 
 def open_screen(folder, done, steps):
-    """(bar, writer) of a stage's folder, which begin at step `done`: the first process's. All
-    others get silent ones."""
+    """(bar, writer) of a stage's folder, which begin at step `done`. Only the first process gets
+    real ones, the others get silent ones."""
     if rank() > 0:
         return Breakable("", None), Breakable("", None)
     from torch.utils.tensorboard import SummaryWriter

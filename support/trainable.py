@@ -9,7 +9,7 @@ from support import UserError
 
 class LoRA(nn.Linear):
     """A frozen matrix W and a learned update of low rank R: (W + α/R B A) x + b (arXiv:2106.09685,
-    section 4.1). A starts random and B at zero, so that at first nothing has changed."""
+    section 4.1). A starts random and B at zero, so the model starts unchanged."""
     alpha = 32          # so large that a whole model's learning rate suits a thin matrix, too
 
     def __init__(self, linear, rank):
@@ -29,8 +29,8 @@ class LoRA(nn.Linear):
 
 
 def set_trainable(model, train):
-    """Freeze all weights of `model` but those that `train` names: "all"; "last:N" blocks and the
-    final LayerNorm; "lora:R", adapters of rank R on all the blocks' matrices. Raises UserError."""
+    """Freeze all weights of `model` except those `train` names: "all", "last:N" (N blocks and the
+    final LayerNorm), "lora:R" (adapters of rank R on the blocks' matrices). Raises UserError."""
     kind, number = parse_train(train, model.config.n_layer)
     if kind == "all":
         return

@@ -19,7 +19,7 @@ def typed(prompt):
 
 
 def forget_typed():
-    """What was typed ahead is not for the shell, which would run it."""
+    """Drop what was typed ahead, since the shell would run it."""
     if sys.stdin.isatty() and os.name == "posix":
         import termios
         termios.tcflush(sys.stdin, termios.TCIFLUSH)

@@ -17,7 +17,7 @@ from data.jsonl import read_jsonl
 from data.split import split
 from gpt import GPT
 from support import UserError
-from text.tokenizer import EOS, Tokenizer
+from text.tokenizer import EOS, PATTERNS, Tokenizer
 from tiny import ROWS, words, write_rows
 
 U, A = "\n\nHuman: ", "\n\nAssistant:"
@@ -299,9 +299,10 @@ def test_one_page_among_dialogues_is_read_and_not_held_out():
 # ----------------------------------------------------------------------------- pathological text
 
 
+@pytest.mark.parametrize("name", PATTERNS)
 @pytest.mark.parametrize("text", [" " * 1_000_000 + "x", "\n" * 300_000 + "x" + " " * 300_000, "\t " * 200_000 + "x"])
-def test_a_very_long_run_of_blanks_is_encoded(text):
-    tokenizer = words()
+def test_a_very_long_run_of_blanks_is_encoded(text, name):
+    tokenizer = Tokenizer.words([bytes([b]) for b in range(256)], name)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 

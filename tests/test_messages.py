@@ -43,6 +43,9 @@ CASES = [
     # as UltraFeedback has it: the question once more as a string, the better dialogue once more as messages
     (dict(prompt="Is owl a bird?", chosen=dialogue("Is owl a bird?", "Yes."), rejected=dialogue("Is owl a bird?", "No."),
           messages=dialogue("Is owl a bird?", "Yes."), score_chosen=8.5), dict(prompt=U + "Is owl a bird?" + A, chosen=" Yes.", rejected=" No.")),
+    # a string that is a whole prompt already
+    (dict(prompt=TWO, completions=dialogue("Yes, too.", first="assistant") + dialogue("No.", first="assistant")),
+     dict(prompt=TWO, completions=[" Yes, too.", " No."])),
     (dict(messages=[{"role": "user", "content": " Is owl a bird?\n", "tool_calls": None}, {"role": "assistant", "content": " Yes."}]),
      dict(prompt=U + "Is owl a bird?" + A, completion=" Yes."))]
 

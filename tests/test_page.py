@@ -195,12 +195,14 @@ def test_the_page_computes_the_advantages_of_make_experience(run, monkeypatch):
         near(found, experience.advantages[experience.response_mask], 1e-5)
 
 
-def test_the_judge_reads_the_responses_that_are_shown(run):
+def test_the_judge_reads_the_responses_that_are_shown(run, monkeypatch):
+    assert page.judge is judge
+    monkeypatch.setattr(page, "judge", lambda question, response: [question, response])     # these models earn all the same points
     shown, tokenizer = page.read_run(run, "toy"), page.Tokenizer.load(run / "ppo")
     for rollout in shown["rollouts"]:
         for prompt, row in zip(shown["prompts"], rollout, strict=True):
             assert tokenizer.decode(prompt) in FACT_OF
-            assert row["judge"] == judge(tokenizer.decode(prompt), tokenizer.decode(row["tokens"]))
+            assert row["judge"] == [tokenizer.decode(prompt), tokenizer.decode(row["tokens"])]
 
 
 UNPACK = "const models = await unpack(given.packed, given.data.models), {config} = given.data;"

@@ -230,6 +230,12 @@ def test_clearly_negative_means_beyond_what_chance_reaches_with_so_many_response
     assert check_kl(torch.tensor([-1.3, -0.7]), 0) == 0 and check_kl(torch.tensor([-1.3, -0.7] * 5), 0) == 1
 
 
+def test_a_kl_below_zero_by_rounding_is_not_negative_however_many_responses_agree():
+    agreeing = torch.linspace(-1e-5, 1e-5, 1000)                # standard error 2e-7
+    for mean, counted in ((-0.001, 0), (-0.009, 0), (-0.011, 1)):
+        assert check_kl(mean + agreeing, 0) == counted
+
+
 @pytest.mark.parametrize("count", [2, 3, 8, 64])
 def test_correct_runs_of_few_responses_raise_no_alarm(count):
     """The log-ratio of samples of π is on average not below 0, whatever its spread: no run of 300 rollouts is stopped in

@@ -269,7 +269,7 @@ def flags(monkeypatch):
 
 @pytest.mark.parametrize("script", [sft, reward, ppo, evaluate])
 def test_every_preset_is_made_of_flags_that_exist_and_fits_gpt2(script):
-    assert presets[script.__name__].keys() == {*HUB, "unified"}
+    assert presets[script.__name__].keys() >= {*HUB, "unified", "reviews"}
     for preset in presets[script.__name__].values():
         cfg = script.Config(**preset)
         assert getattr(cfg, "max_new_tokens", 0) + getattr(cfg, "block_size", 0) < 1024
@@ -304,6 +304,14 @@ def test_a_flag_overrides_the_preset_however_it_is_written_and_even_with_the_def
 
 def test_a_preset_by_name_goes_before_that_of_the_model(flags):
     assert flags(sft, "--init", "gpt2", "--preset", "unified").lr == 3e-6
+
+
+@pytest.mark.parametrize("data", ["reviews", "reviews:others"])
+def test_a_data_set_brings_its_preset_unless_the_model_has_one(flags, data):
+    assert flags(sft, "--data", data) == sft.Config(data=data, preset="reviews", **presets["sft"]["reviews"])
+    assert flags(sft, "--data", data, "--init", "gpt2").preset == "gpt2"
+    assert flags(sft, "--data", data, "--preset", "unified").preset == "unified"
+    assert flags(sft, "--data", "reviews.jsonl") == sft.Config(data="reviews.jsonl")
 
 
 def test_a_preset_that_does_not_exist_is_one_sentence(flags):

@@ -1,4 +1,5 @@
-"""The words that a reader meets: what --help says, the words that nobody writes here, the length of sentences."""
+"""The words that a reader meets: what --help says, the words that nobody writes here, how few semicolons there are."""
+import json
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE = [path for folder in (".", "data", "text", "support", "export", "judges", "exercises", "experiments")
         for path in sorted((ROOT / folder).glob("*.py"))]
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BETTER = {          # nobody writes -> better
     r"in place of": "instead of", r"beside": "next to, with", r"another one": "another NOUN", r"likeliest": "most probable",
     r"nats an? \w+": "nats per", r"tokens an? (?:answer|response)": "tokens per", r"for want of": "without", r"all the same,? ": "still",
@@ -47,10 +49,18 @@ def prose(page):
     return [" ".join(part.split()) for part in re.split(r"\n\s*\n|\n(?=- |\d+\. )", "\n".join(lines)) if part.strip()]
 
 
-@pytest.mark.parametrize("path", [*PAGES, *CODE], ids=lambda path: str(path.relative_to(ROOT)))
+def written(path):
+    """All text of a file; of a lesson what stands between the cells of code."""
+    text = path.read_text(encoding="utf-8")
+    if path in LESSONS:
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("path", [*PAGES, *CODE, *LESSONS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_there_is_a_better_word(path):
-    text = " ".join(path.read_text().split())
-    for word, better in (BETTER | ONLY_PAGES if path in PAGES else BETTER).items():
+    text = written(path)
+    for word, better in (BETTER if path in CODE else BETTER | ONLY_PAGES).items():
         found = re.search(rf".{{0,30}}\b{word}\b.{{0,20}}", text, re.I)
         assert not found, f"{found[0]}: write {better}"
 

@@ -119,8 +119,8 @@ class Tokenizer:
         return [i for piece in pieces for i in self.encoding.encode_ordinary(piece)]
 
     def decode(self, ids):
-        """The text of a list of ids. <|endoftext|>, the last token, says nothing, nor does an id
-        above it, as a model has whose vocabulary was rounded up."""
+        """The text of a list of ids. <|endoftext|>, the last token, has no text. Nor have ids above
+        it, which exist if a model's vocabulary was rounded up."""
         return self.encoding.decode([i for i in ids if i < self.eos])
 
     def texts(self, ids, mask):
