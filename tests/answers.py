@@ -311,7 +311,7 @@ ANSWERS = {
             "'budget': len(mask) * longest}[count]",
             "return mask / {'responses': len(mask) * mask.sum(1, keepdim=True), 'tokens': mask.sum(), 'budget': mask.numel()}[count]",
             "return mask / {'responses': len(mask) * mask.sum(1, keepdim=True), 'tokens': mask.numel(), 'budget': len(mask) * longest}[count]"]),
-        "silence": (["0.43", "0.9 ** 8"], ["0.57", "0.9", "0.1", "0.45", "1e-8", *NUMBER]),
+        "share_equal": (["0.43", "0.9 ** 8"], ["0.57", "0.9", "0.1", "0.45", "1e-8", *NUMBER]),
         "unchanged": (["(True, False, True, True)", "[1, 0, 1, 1]"],
                       ["[False, True, True, True]", "[True, False, True, False]", *FOUR]),
     },
