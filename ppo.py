@@ -415,7 +415,7 @@ def main(cfg):
     asked, before = tokenizer.texts(*shown), respond(reference, *shown, tokenizer, cfg)
 
     # With --resume, `start` restores the last save: both networks and optimisers, the random
-    # generators, and `state`. `run` saves every ten minutes, after the last update, and on a signal.
+    # generators, and `state`. `run` saves every ten minutes, at the end, and on a signal.
     state = first_state(cfg)
     loop = Loop(run / "ppo", cfg.steps, cfg, prompts, state, actor=actor, critic=critic,
                 actor_optimizer=optimizers[0], critic_optimizer=optimizers[1])

@@ -1,5 +1,5 @@
-"""Rows and vocabularies of the built-in data sets: sums.py makes its own, the toys' are in files that
-toy.py writes into data/toy and data/toy2."""
+"""Rows and vocabularies of the built-in data sets: sums.py makes its own, the toys' are in files
+that toy.py writes into data/toy and data/toy2."""
 import subprocess
 import sys
 from itertools import combinations

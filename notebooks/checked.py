@@ -150,7 +150,7 @@ def main(words):
                                    for name, of in found.items()})
     print("\n" + table(["pass@1", "less PPO's", "t", "p"],
                        [[name, *cells[name]] for name in found]))
-    print(f"\n{apart}\n\n" + table(["groups all alike", "first 5 updates", "last 5"], [
+    print(f"\n{apart}\n\n" + table(["equal groups", "first 5 updates", "last 5"], [
         [name, *(f"{fmean(end[key] for end in of):.1%}" for key in ("alike at first", "at last"))]
         for name, of in found.items() if METHODS[name].update]))
 
