@@ -55,8 +55,8 @@ def launch(main, Config, stage):
 
 
 def take_preset(cfg, presets):
-    """Apply the preset of --preset, of the model, or of the data set, to all flags that the user has
-    not set."""
+    """Apply the preset of --preset, of the model, or of the data set, to all flags that the user
+    has not set."""
     data = cfg.data.partition(":")[0]
     cfg.preset = cfg.preset or preset_of(cfg) or (data if data in presets else "")
     if not cfg.preset:
