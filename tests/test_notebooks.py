@@ -145,13 +145,14 @@ def forgetful(x):
     y = 2 * x
 for given in (..., 3, 4, "three", torch.tensor([3, 3])):
     prepare.check(given, lambda given: given - 3 == 0, "Yes.", "Count again.")
+prepare.check(lambda x: False, lambda mine: mine(3), "Yes.", "No constant.")
 for mine in (unfinished, forgetful, lambda x: 2 * x, lambda x: x, lambda x: x[:1], lambda x: x.no_such_thing,
              lambda x: x + x.detach(), lambda x: (2 * x).detach(), lambda x: (2 * x, x), lambda x: x.add_(x) * torch.nan):
     prepare.check(mine, lambda mine: prepare.same(mine, lambda x: 2 * x, [(torch.ones(2),)], slopes=1), "Yes.", "Twice x.")
 """)
     assert ran.stdout.splitlines() == [
         "Not done yet.", "Right. Yes.", "Not yet. Count again.",
-        "Not yet. Count again.", "Not yet. Count again.",
+        "Not yet. Count again.", "Not yet. Count again.", "Not yet. No constant.",
         "Not done yet.", "It returns None: is a `return` missing?", "Not yet. Twice x.",
         "Right. Yes.", "The largest difference is 1.", "Not yet. Twice x.",
         "Yours has the shape (1,), it should be (2,).", "Not yet. Twice x.",
