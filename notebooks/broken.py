@@ -96,12 +96,18 @@ def load(bug=None, checked=False):
     return broken
 
 
+@cache
+def questions():
+    """The prompts to practise on, as text, read from the files once."""
+    return data.load("toy")[0].prompts
+
+
 def start(module):
     """The lessons' own four models, in the module's classes, and the prompts to practise on."""
     run = prepare.toy_run("sft", "reward")
     tokenizer = Tokenizer.load(run / "sft")
     models = module.four_models(run / "sft", run / "reward", "all", torch.device("cpu"), False)
-    return models, list(map(tokenizer.encode, data.load("toy")[0].prompts))
+    return models, list(map(tokenizer.encode, questions()))
 
 
 def train(module, models, prompts, cfg):
