@@ -126,5 +126,6 @@ def test_a_guard_is_right_if_it_is_right_of_all_cases(capsys):
     cases = [("two", (2,), True), ("three", (3,), False)]
     assert broken.agrees(lambda x: x == 2, cases)
     assert not broken.agrees(lambda x: True, cases) and capsys.readouterr().out == "Of three it says True.\n"
+    assert broken.agrees(lambda x: x.pop() == 2, [("two", ([2],), True)] * 2)   # what one call takes, the next one has
     with pytest.raises(NotImplementedError, match="return"):
         broken.agrees(lambda x: None, cases)
