@@ -5,11 +5,13 @@ of them, `train` trains with what it gives, `watch` repeats the first updates of
 what happens. `ratio`, `kl`, `sums`, `table` and `UNIT_TESTS` are probes. A `Case` deals twelve
 anonymous runs: their curves are free, each probe has its price.
 """
+import copy
 import json
 import random
 import sys
 from collections import namedtuple
 from dataclasses import dataclass, replace
+from functools import cache
 from types import ModuleType
 from unittest.mock import patch
 
@@ -94,12 +96,18 @@ def load(bug=None, checked=False):
     return broken
 
 
+@cache
+def questions():
+    """The prompts to practise on, as text, read from the files once."""
+    return data.load("toy")[0].prompts
+
+
 def start(module):
     """The lessons' own four models, in the module's classes, and the prompts to practise on."""
     run = prepare.toy_run("sft", "reward")
     tokenizer = Tokenizer.load(run / "sft")
     models = module.four_models(run / "sft", run / "reward", "all", torch.device("cpu"), False)
-    return models, list(map(tokenizer.encode, data.load("toy")[0].prompts))
+    return models, list(map(tokenizer.encode, questions()))
 
 
 def train(module, models, prompts, cfg):
@@ -332,7 +340,7 @@ def say(numbers):
 def agrees(guard, cases):
     """Whether a guard says what is true of each case, (title, arguments, truth). Says where not."""
     for title, arguments, truth in cases:
-        said = guard(*arguments)
+        said = guard(*copy.deepcopy(arguments))     # no guard can change the cases of the next try
         if said is None:
             raise NotImplementedError("it returns None: is a `return` missing?")
         if bool(said) != truth:
@@ -342,19 +350,26 @@ def agrees(guard, cases):
 
 
 def guard_cases():
-    """Rollouts for a guard of the rewards: two healthy ones, two with bugs, and one in which each
-    response has the score of its neighbour."""
+    """Rollouts for a guard of the rewards: two healthy ones, three with bugs, and three in which
+    not what was earned is paid."""
     few = replace(settings(0), batch_size=16)
+    turned = Bug("ppo", "return logprobs - ref_logprobs", "return ref_logprobs - logprobs")
     plan = (("a healthy run", None, few),
             ("a healthy run with β 0.5", None, replace(few, kl_coef=0.5)),
-            ("KL earned", "KL earned", few), ("score on a pad", "score on a pad", few))
+            ("KL earned", "KL earned", few), ("score on a pad", "score on a pad", few),
+            ("a KL of the wrong sign in e.kl, too", turned, few))
     cases = [(title, (watch(bug, cfg=cfg).rollouts[-1], cfg.kl_coef), bug is None)
              for title, bug, cfg in plan]
     e, kl_coef = cases[0][1]
-    moved = replace(e, scores=e.scores.roll(1))
-    return [*cases, ("the neighbour's score", (moved, kl_coef), False)]
+    astray, first = torch.zeros_like(e.rewards), torch.eye(len(e))[0]       # (B, R), (B)
+    astray[:, 0] = (e.rewards * e.response_mask).sum(1).roll(1)
+    wrong = {"rewards that went to the neighbour": replace(e, rewards=astray),
+             "one score that is too high": replace(e, scores=e.scores + first),
+             "one score that is too low": replace(e, scores=e.scores - first)}
+    return cases + [(title, (each, kl_coef), False) for title, each in wrong.items()]
 
 
+@cache
 def stopped():
     """The bugs that the checks of ppo.py stop within three updates."""
     found, cfg = set(), replace(settings(0), batch_size=16)

@@ -153,7 +153,7 @@ def pushed(name, kl_coef, reward_model, start, seed=0):
 def blank(given):
     """Whether this is a function that does nothing yet: a docstring and `...`."""
     def empty(): ...
-    steps, of_empty = ([step.opname for step in dis.get_instructions(function)]
+    steps, of_empty = ([(step.opname, step.argval) for step in dis.get_instructions(function)]
                        if hasattr(function, "__code__") else None for function in (given, empty))
     return steps == of_empty
 

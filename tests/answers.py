@@ -34,8 +34,17 @@ imitate = lambda demonstrations, steps: (model, [])
     "5_ppo": [],
     "6_frontier": ["cell: task = Task(", "cell: p = ref.exp()"],
     "7_beyond_ppo": [],
+    "8_debug": ["""
+from functools import partial
+import tiny
+case, fine = broken.Case(deal=8), broken.Seen(broken.load(), None, [], [], [])
+broken.settings = lambda seed: tiny.ppo_config(batch_size=16, epochs=2, minibatches=2, lr=1e-2, steps=4, kl_coef=0.05)
+broken.start, broken.watch = tiny.start, partial(broken.watch, models_and_prompts=tiny.start)
+"""],
     "9_checked": [],
 }
+SUMS = "got = (e.rewards * e.response_mask).sum(1)\ndue = e.scores - kl_coef * ((e.logprobs - e.ref_logprobs) * e.response_mask).sum(1)\n"
+OTHER = "other = ids.clone()\nother[:, -1] = (other[:, -1] + 1) % 10\none, two = (state_values(critic, x, mask, R) for x in (ids, other))\n"
 WORDS = ["None", "5", "['x']", "torch.ones(3)", "''"]           # that are no answer to a question for a word
 FOUR = ["[True] * 4", "[False] * 4", "[True, True, False, False]", "True", "None", "'yes'", "[True, False]"]
 PAIR = ["None", "'two'", "0.6", "(1, 2, 3)", "(0.5, 0.5)"]
@@ -280,6 +289,61 @@ ANSWERS = {
                    ["[True, True, False, True]", "[False, True, True, False]", *FOUR]),
         "times": (["(100, 1)", "[100.0, 1.01]"],
                   ["(1, 100)", "(100, 100)", "(10, 1)", "(10000, 1)", "100", *PAIR]),
+    },
+    "8_debug": {
+        "verdicts": (["case.solution() | dict.fromkeys('AB', 'score on a pad')", "dict(reversed(case.solution().items()))"],
+                     ["case.solution() | dict.fromkeys('ABD', 'score on a pad')", "dict.fromkeys(broken.RUNS, 'healthy')",
+                      "dict(zip(broken.RUNS, BUGS))", "{**case.solution(), 'A': 'a cold'}", "dict(list(case.solution().items())[1:])",
+                      "{**case.solution(), 'M': 'healthy'}", "list(case.solution().values())", "{**case.solution(), 'A': ['healthy']}",
+                      "{}", *WORDS]),
+        "my_reward_guard": ([
+            SUMS + "return (got - due).abs().max() < 1e-4",
+            "log_ratio = (e.logprobs - e.ref_logprobs)[e.response_mask]\n"
+            "owner = e.response_mask.nonzero()[:, 0]\n"
+            "due = e.scores.index_add(0, owner, log_ratio, alpha=-kl_coef)\n"
+            "got = torch.zeros_like(e.scores).index_add(0, owner, e.rewards[e.response_mask])\n"
+            "return torch.isclose(got, due, atol=1e-4).all()",
+            SUMS + "e.rewards.zero_()\nreturn not (got - due).abs().gt(1e-4).any()"], [
+            SUMS + "return (got - due).max() < 1e-4",
+            SUMS + "return (due - got).max() < 1e-4",
+            SUMS + "return abs((got - due).mean()) < 1e-4",
+            SUMS + "return torch.allclose(got.sort().values, due.sort().values, atol=1e-4)",
+            SUMS + "return (got - due).abs().median() < 1e-4",
+            SUMS + "return torch.isclose(got, due, atol=1e-4).any()",
+            SUMS + "return not torch.allclose(got, due, atol=1e-4)",
+            SUMS + "return (got - due).abs() < 1e-4",
+            SUMS.replace("(e.rewards * e.response_mask)", "e.rewards") + "return torch.allclose(got, due, atol=1e-4)",
+            SUMS.replace("- kl_coef", "+ kl_coef") + "return torch.allclose(got, due, atol=1e-4)",
+            SUMS.replace("kl_coef", "0.05") + "return torch.allclose(got, due, atol=1e-4)",
+            SUMS.replace("- kl_coef *", "-") + "return torch.allclose(got, due, atol=1e-4)",
+            "return torch.allclose((e.rewards * e.response_mask).sum(1), e.scores - kl_coef * e.kl.sum(1), atol=1e-4)",
+            "return torch.allclose((e.rewards * e.response_mask).sum(1), e.scores, atol=1e-4)",
+            "return True",
+            "return False"]),
+        "my_value_guard": ([
+            OTHER + "return (one == two).all()",
+            "before = state_values(critic, ids, mask, R)\nids[:, -1] = (ids[:, -1] + 3) % 10\n"
+            "return bool((before - state_values(critic, ids, mask, R)).abs().max() < 1e-6)",
+            "values = [state_values(critic, torch.cat([ids[:, :-1], torch.full((len(ids), 1), last)], 1), mask, R) for last in range(10)]\n"
+            "return all(torch.allclose(values[0], each) for each in values)"], [
+            OTHER + "return not torch.allclose(one, two)",
+            OTHER + "return torch.allclose(one[:, :-1], two[:, :-1])",
+            OTHER + "return torch.allclose(one[:, 0], two[:, 0])",
+            OTHER + "return one == two",
+            OTHER.replace("other[:, -1] = (other[:, -1] + 1)", "other[:, 0] = (other[:, 0] + 1)") + "return torch.allclose(one, two)",
+            OTHER.replace("other[:, -1] = (other[:, -1] + 1)", "other[:, -R:] = (other[:, -R:] + 1)") + "return torch.allclose(one, two)",
+            OTHER.replace("ids.clone()", "ids") + "return torch.allclose(one, two)",
+            OTHER.replace("+ 1", "+ 10") + "return torch.allclose(one, two)",
+            "values = state_values(critic, ids, mask, R)\nreturn torch.allclose(values, state_values(critic, ids, mask, R))",
+            "return (state_values(critic, ids, mask, R) == 0).all()",
+            "return True",
+            "return False"]),
+        "stopped": (["['sampled at another temperature', 'reference one token late']",
+                     "{name for name in BUGS if name.startswith(('reference', 'sampled'))}"],
+                    ["{'reference one token late'}", "{'sampled at another temperature'}", "set()", "BUGS",
+                     "{'reference one token late', 'sampled at another temperature', 'positions count pads'}",
+                     "{'reference one token late', 'sampled at another temperature', 'old log-probs recomputed'}",
+                     "{'reference one token late', 'KL earned'}", "'reference one token late'", "[['reference one token late']]", *WORDS]),
     },
     "9_checked": {
         "my_pass_at_k": ([

@@ -659,6 +659,10 @@ MUTANTS = [
     ("notebooks/broken.py", "a probe is paid for each time", "self.paid[run, name] =", "self.paid[run, name, len(self.paid)] ="),
     ("notebooks/broken.py", "a second opinion is free", "5 * (len(self.guesses) - 1)", "0"),
     ("notebooks/broken.py", "the loss test has one sign", "torch.tensor([-1.2, 1.5])", "torch.tensor([-1.2, 1.2])"),
+    ("notebooks/broken.py", "a guard spoils the cases of the next try", "guard(*copy.deepcopy(arguments))", "guard(*arguments)"),
+    ("notebooks/broken.py", "no score is too high", "e.scores + first", "e.scores + 0 * first"),
+    ("notebooks/broken.py", "the neighbour gets nothing", ".sum(1).roll(1)", ".sum(1)"),
+    ("notebooks/prepare.py", "an answer that is a constant is none", "(step.opname, step.argval)", "step.opname"),
     # ------------------------------------------------------------------------- judges/normal.py
     ("judges/normal.py", "the band is that of the mean, not of a further run", "(1 + 1 / n) ** 0.5", "(1 / n) ** 0.5"),
     ("judges/normal.py", "the band forgets the spread of its own mean", "(1 + 1 / n) ** 0.5 * ", ""),
@@ -792,7 +796,8 @@ NEAR = {"gpt": "gpt weights invariances chat trainable resume", "sft": "sft inva
         "support/lock": "files resume folder", "support/runs": "origin resume folder hub_set bad_input files",
         "support/files": "files resume", "support/command": "trainable bad_input", "support/preflight": "bad_input trainable files",
         "support/hub": "weights hub_set", "support/": "files endings bad_input log", "experiments/reviews": "reviews", "experiments/": "figures",
-        "notebooks/exact": "exact", "notebooks/broken": "broken", "notebooks/checked": "sums"}
+         "notebooks/exact": "exact", "notebooks/broken": "broken notebooks", "notebooks/prepare": "notebooks",
+         "notebooks/checked": "sums"}
 FAST, SLOW = "not slow and not notebooks", "slow and not notebooks"
 
 

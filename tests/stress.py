@@ -30,11 +30,11 @@ STAGES = {          # stage -> (its command, the folders that it fills, the resu
     "ppo": ("ppo.py --steps 60 --batch_size 16 --sample_every 20", ["ppo/critic", "ppo"])}
 
 
-def start(stage, run):
-    """The stage as a process of its own, which goes on if there is something to go on with."""
+def start(stage, run, more=""):
+    """The stage as a process of its own, with more flags, which goes on if there is something to go on with."""
     folders = [run / folder for folder in STAGES[stage][1]]
     resume = any((folder / "resume.pt").exists() for folder in folders) or stage == "sft" and is_whole(run / "base")
-    command = f"{STAGES[stage][0]} --save_every 1 --device cpu --run {run}" + " --resume" * resume
+    command = f"{STAGES[stage][0]} --save_every 1 --device cpu --run {run} {more}" + " --resume" * resume
     return subprocess.Popen([sys.executable, *launcher, *command.split()], cwd=ROOT, stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
@@ -47,10 +47,10 @@ def partial_files(stage, run):
     return [file for folder in STAGES[stage][1] for file in (run / folder).glob(".*.partial")]
 
 
-def finish(stage, run):
+def finish(stage, run, more=""):
     """Let the stage come to its end."""
     if not is_whole(run / stage):
-        process = start(stage, run)
+        process = start(stage, run, more)
         said = process.communicate(timeout=600)[1]
         assert process.returncode == 0, f"{stage}: {said}"
     assert not list(run.rglob(".*.partial")) and not list(run.rglob("resume.pt"))
@@ -142,17 +142,19 @@ def fill_and_compare(stage, before, expected):
 # ----------------------------------------------------------------------------- all of it
 
 def main(kills, disk, seed, processes=1, stages=tuple(STAGES)):
-    """Disturb these stages; the others only come to their end, in one process."""
+    """Disturb these stages; the others only come to their end, in one process and a step."""
     rng, total = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         run.mkdir()
         for stage in STAGES:
             before = shutil.copytree(run, Path(folder) / f"before_{stage}")
-            launcher[:] = TORCHRUN if processes > 1 and stage in stages else []
-            finish(stage, run)
             if stage not in stages:
+                launcher[:] = []
+                finish(stage, run, "--steps 1" + " --pretrain_steps 1" * (stage == "sft"))
                 continue
+            launcher[:] = TORCHRUN if processes > 1 else []
+            finish(stage, run)
             expected = weights(stage, run)
             places = kill_and_compare(stage, before, expected, kills, rng)
             total += len(places)

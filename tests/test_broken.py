@@ -42,14 +42,6 @@ TELLS = {
     "positions count pads": (1, lambda seen: broken.test_padding(seen.module), lambda passes: passes)}
 
 
-def tiny_start(module):
-    """Random models in the classes of a broken module, and prompts for them."""
-    def models():
-        yield from (tiny.model(module.GPT), tiny.model(module.ScalarGPT, 1))
-        yield from (tiny.model(module.GPT).requires_grad_(False), tiny.model(module.ScalarGPT, 1).requires_grad_(False))
-    return tuple(models()), [[1, 2, 3], [4], [5, 6], [7, 8, 9, 1]] * 4
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """Models of the toy that have read enough for answers and scores to mean something."""
@@ -81,7 +73,7 @@ def test_a_probe_tells_a_bug_from_a_healthy_run_of_random_models(bug):
     updates, reads, healthy = TELLS[bug]
     for seed in range(3):
         cfg = tiny.ppo_config(batch_size=16, epochs=2, minibatches=2, lr=1e-2, seed=seed, steps=4)
-        right, wrong = (reads(broken.watch(name, tiny_start, cfg, updates)) for name in (None, bug))
+        right, wrong = (reads(broken.watch(name, tiny.start, cfg, updates)) for name in (None, bug))
         assert healthy(right) and not healthy(wrong), (seed, right, wrong)
 
 
@@ -106,10 +98,10 @@ def test_a_unit_test_fails_for_the_bugs_of_its_function_alone(name, caught):
 def test_the_checks_are_off_in_a_broken_run_unless_they_are_asked_for():
     cfg = tiny.ppo_config(batch_size=16, minibatches=2, steps=4)
     bug = "sampled at another temperature"
-    broken.watch(bug, tiny_start, cfg, 1)
+    broken.watch(bug, tiny.start, cfg, 1)
     module = broken.load(bug, checked=True)
     with pytest.raises(UserError, match="the KL of a token"):
-        next(broken.train(module, *tiny_start(module), cfg))
+        next(broken.train(module, *tiny.start(module), cfg))
 
 
 def test_a_deal_is_a_game_with_its_prices_and_its_answer(monkeypatch, capsys):
@@ -134,5 +126,6 @@ def test_a_guard_is_right_if_it_is_right_of_all_cases(capsys):
     cases = [("two", (2,), True), ("three", (3,), False)]
     assert broken.agrees(lambda x: x == 2, cases)
     assert not broken.agrees(lambda x: True, cases) and capsys.readouterr().out == "Of three it says True.\n"
+    assert broken.agrees(lambda x: x.pop() == 2, [("two", ([2],), True)] * 2)   # what one call takes, the next one has
     with pytest.raises(NotImplementedError, match="return"):
         broken.agrees(lambda x: None, cases)

@@ -145,13 +145,14 @@ def forgetful(x):
     y = 2 * x
 for given in (..., 3, 4, "three", torch.tensor([3, 3])):
     prepare.check(given, lambda given: given - 3 == 0, "Yes.", "Count again.")
+prepare.check(lambda x: False, lambda mine: mine(3), "Yes.", "No constant.")
 for mine in (unfinished, forgetful, lambda x: 2 * x, lambda x: x, lambda x: x[:1], lambda x: x.no_such_thing,
              lambda x: x + x.detach(), lambda x: (2 * x).detach(), lambda x: (2 * x, x), lambda x: x.add_(x) * torch.nan):
     prepare.check(mine, lambda mine: prepare.same(mine, lambda x: 2 * x, [(torch.ones(2),)], slopes=1), "Yes.", "Twice x.")
 """)
     assert ran.stdout.splitlines() == [
         "Not done yet.", "Right. Yes.", "Not yet. Count again.",
-        "Not yet. Count again.", "Not yet. Count again.",
+        "Not yet. Count again.", "Not yet. Count again.", "Not yet. No constant.",
         "Not done yet.", "It returns None: is a `return` missing?", "Not yet. Twice x.",
         "Right. Yes.", "The largest difference is 1.", "Not yet. Twice x.",
         "Yours has the shape (1,), it should be (2,).", "Not yet. Twice x.",
@@ -222,13 +223,20 @@ race.main(["turn"])
 @pytest.mark.slow
 def test_every_method_runs_and_tune_sees_other_prompts_than_the_race(tmp_path):
     ran = run_python("""
+import functools
+from dataclasses import replace
 import prepare
 prepare.COMMANDS["sft"] = "sft.py --pretrain_steps 1 --steps 1 --n_layer 1 --n_embd 8 --n_head 1"
 prepare.COMMANDS["reward"] = "reward.py --steps 1 --normalise_samples 64"
 prepare.toy_run("sft", "reward")
 import race
-race.UPDATES, race.RESPONSES, race.SAMPLES, load = 1, 16, 1, race.data.load
-race.data.load = lambda name: print("held out:", name) or load(name)
+race.UPDATES, race.RESPONSES, race.SAMPLES, load = 1, 16, 1, functools.cache(race.data.load)
+
+def few(name):
+    print("held out:", name)
+    train_set, held_out = load(name)
+    return replace(train_set, comparisons=train_set.comparisons[:64]), held_out
+race.data.load = few
 for name, method in race.METHODS.items():
     for seed in (0, 101):
         found = race.run((name, method.settings[0], method.lr), seed)

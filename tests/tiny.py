@@ -1,4 +1,5 @@
 """What the tests share: models, a vocabulary and a data file as small as they can be."""
+import copy
 import json
 import re
 from types import SimpleNamespace
@@ -37,6 +38,12 @@ def model(kind=GPT, seed=0, scale=0.4, **changes):
 
 def critic(seed=1, **changes):
     return model(ScalarGPT, seed, **changes)
+
+
+def start(module):
+    """Actor, critic, reference and reward model in the classes of a module that is ppo.py with a bug, and prompts."""
+    trained = model(module.GPT), model(module.ScalarGPT, 1)
+    return (*trained, *(copy.deepcopy(each).requires_grad_(False) for each in trained)), [[1, 2, 3], [4], [5, 6], [7, 8, 9, 1]] * 4
 
 
 def ppo_config(**changes):
