@@ -320,7 +320,7 @@ def test_pass_at_k_is_the_share_of_all_choices_that_hold_a_right_answer():
 
 
 def test_a_group_is_alike_if_all_of_its_scores_are():
-    assert checked.alike(torch.tensor([1.0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 1, 0]), 3) == 0.25
+    assert checked.alike(torch.tensor([1.0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 1, 0]), 3) == 0.5
     assert checked.alike(torch.tensor([1.0, 1, 1, 0, 0, 0]), 3) == 1
 
 
