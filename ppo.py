@@ -157,7 +157,7 @@ def adapt_kl_coef(kl_coef, kl, target, horizon, responses):
 def four_models(sft, rm, train, device, bf16, rule=None):
     """Actor, critic, reference, reward model, from the folders of SFT and reward model. The last
     two are frozen; of the first two, the weights that `train` names move. Where a `rule` scores,
-    the critic is an SFT model, too (`rm`), and expects a score of 0 everywhere."""
+    `rm` is the SFT model's folder, too: the critic gets a new head, which expects 0 everywhere."""
     actor = GPT.from_pretrained(sft, device, bf16)
     critic = ScalarGPT.from_pretrained(rm, device, bf16, new_head=bool(rule))
     reference = GPT.from_pretrained(sft, device, bf16, frozen=True)

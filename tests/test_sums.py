@@ -320,7 +320,7 @@ def test_pass_at_k_is_the_share_of_all_choices_that_hold_a_right_answer():
 
 
 def test_a_group_is_alike_if_all_of_its_scores_are():
-    assert checked.alike(torch.tensor([1.0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 1, 0]), 3) == 0.25
+    assert checked.alike(torch.tensor([1.0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 1, 0]), 3) == 0.5
     assert checked.alike(torch.tensor([1.0, 1, 1, 0, 0, 0]), 3) == 1
 
 
@@ -334,6 +334,7 @@ def test_every_method_runs_and_tune_sees_other_problems_than_the_table(tmp_path,
     monkeypatch.chdir(tmp_path)
     sft.main(sft.Config(data="sums", run="run", device="cpu", pretrain_steps=1, steps=1, n_layer=1, n_head=1, n_embd=8, block_size=64))
     monkeypatch.setattr(checked.prepare, "sums_run", lambda seed: tmp_path / "run" / "sft")
+    monkeypatch.setattr(sums, "verify", lambda prompt, response: len(response) % 2)    # a model of one step is never right
     monkeypatch.setattr(checked, "PROBLEMS", 3)
     monkeypatch.setattr(checked, "config", lambda config=checked.config, **flags: config(**{**flags, "steps": 1}))
     asked, load = [], data.load
