@@ -110,25 +110,26 @@ def practise(models, folder, cfg, title):
             read(folder, "history.json"))
 
 
-def scarce(seed, tenth=0):
-    """A frozen reward model that has read a tenth of what the lessons' own has: 800 rankings, three
-    times over. `seed` is that of its head and of the order; another `tenth` has other rankings."""
-    folder = OWN / f"scarce-{tenth}-{seed}"
+def scarce(seed, part=0):
+    """A frozen reward model that has read 800 rankings, three times over, where the lessons' own
+    has read 12,800. `seed` is that of its head and of the order; another `part` has other
+    rankings."""
+    folder = OWN / f"scarce-{part}-{seed}"
     if not (folder / "config.json").exists():
         run, train_set = toy_run("sft"), data.load("toy")[0]
         tokenizer, cfg = Tokenizer.load(run / "sft"), reward.Config(steps=150, seed=seed)
         torch.manual_seed(seed)
         model = ScalarGPT.from_pretrained(run / "sft", new_head=True)
-        rankings = train_set.comparisons[800 * tenth:800 * (tenth + 1)]
+        rankings = train_set.comparisons[800 * part:800 * (part + 1)]
         examples = encode_comparisons(rankings, tokenizer, model.config.block_size)
         for step, _, _ in reward.train(model, adamw(model), examples, {"step": 0}, cfg):
-            show(f"a reward model of a tenth, seed {seed}: step {step + 1} of {cfg.steps}")
+            show(f"a reward model of 800 rankings, seed {seed}: step {step + 1} of {cfg.steps}")
         asked = batch_at(train_set.prompts, cfg.normalise_samples, step=0, seed=0)
         sft, prompts = GPT.from_pretrained(run / "sft"), list(map(tokenizer.encode, asked))
         reward.fit_normalisation(model, sft, prompts, cfg, torch.device("cpu"))
         model.save_pretrained(folder, tokenizer)
-    show(f"a reward model that has read a tenth of the comparisons, seed {seed}: the lessons’ own, "
-         "in out/notebooks")
+    show(f"a reward model that has read 800 rankings, seed {seed}: the lessons’ own, in "
+         "out/notebooks")
     return ScalarGPT.from_pretrained(folder, frozen=True)
 
 
