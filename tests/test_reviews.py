@@ -8,6 +8,7 @@ import tarfile
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
@@ -270,3 +271,18 @@ def test_the_penalty_is_the_one_with_which_the_other_half_is_ordered_best(experi
 def test_agreement_counts_half_for_a_tie(experiment):
     assert experiment.agreement(len, [("long", "a"), ("a", "long"), ("no", "it"), ("yes", "no")]) == 2.5 / 4
     assert experiment.pairs_of([("", ["a", "b", "c"])]) == [("a", "b"), ("a", "c"), ("b", "c")]
+
+
+def test_calibration_counts_how_often_a_model_is_right_by_how_sure_it_is(monkeypatch):
+    """Raw scores are the normalised ones times reward_std = 2: apart by 2, 4 and 6, σ is 0.881, 0.982 and 0.998."""
+    folder = str(Path(__file__).resolve().parent.parent / "experiments")
+    monkeypatch.setattr(sys, "path", [folder, *sys.path])
+    monkeypatch.delitem(sys.modules, "reviews", raising=False)
+    import reviews_ppo
+    score = {"a": 0.0, "b": 1.0, "c": 3.0, "d": 3.1}.get
+    monkeypatch.setattr(reviews_ppo, "reward_model", lambda place: score)
+    monkeypatch.setattr(reviews_ppo.ScalarGPT, "from_pretrained", lambda place: SimpleNamespace(config=SimpleNamespace(reward_std=2.0)))
+    bins = reviews_ppo.calibration("anywhere", [("b", "a"), ("a", "c"), ("c", "b"), ("c", "d")])
+    assert bins == {0: [0.0], 1: [], 2: [], 3: [1.0], 4: [0.0, 1.0]}
+    del sys.modules["reviews_ppo"]
+    sys.modules.pop("reviews", None)
