@@ -1,8 +1,8 @@
 """PPO by real people's ratings, five seeds: the tables, the picture and the samples of
 docs/reviews.md.
 
-    python experiments/reviews_ppo.py       trains what is missing in out/reviews_ppo: about an
-                                            hour and a half of one core
+    python experiments/reviews_ppo.py       trains what is missing in out/reviews_ppo: somewhat
+                                            more than an hour of one core
 
 Each seed trains all stages with the defaults of `--data reviews`, and PPO a second time, longer and
 without the penalty. Every snapshot of PPO responds to the test prompts once, at temperature 1. Two
@@ -76,14 +76,16 @@ def run(kind, seed):
     snapshots = sorted((place / "ppo" / "snapshots").iterdir(), key=lambda path: int(path.name))
     torch.manual_seed(seed)
     rows, first = [], respond(sft)
+    before = {name: judge.score(first) for name, judge in judges.items()}
     actors = {0: place / "sft"} | {int(path.name): path / "actor" for path in snapshots}
     for update, path in actors.items():
         now = respond(GPT.from_pretrained(path, device, frozen=True))
         row = {"update": update, **summary(now), "distinct_2": distinct_2(now)}
         for name, judge in judges.items():
-            before, after = judge.score(first), judge.score(now)
+            after = judge.score(now)
             row[name] = fmean(after)
-            row[f"{name}_wins"] = fmean((a > b) + (a == b) / 2 for a, b in zip(after, before))
+            row[f"{name}_wins"] = fmean((a > b) + (a == b) / 2
+                                        for a, b in zip(after, before[name]))
         rows.append(row)
     samples = [[old.prompt, old.text, new.text] for old, new in zip(first, now)][:SAMPLES]
     return {"updates": rows, "samples": samples}
@@ -156,7 +158,7 @@ def picture(found):
     for axis, (key, title) in zip(axes, MEASURES.items()):
         for kind, runs in found.items():
             for one in runs:
-                rows = sorted(one["updates"], key=lambda row: row["update"])
+                rows = one["updates"]
                 axis.plot([max(row["kl"], 0) ** 0.5 for row in rows], [row[key] for row in rows],
                           color=COLOURS[kind], ls="-", lw=1, marker=".", ms=3)
         axis.set(title=title, xlabel="√KL to SFT, √nats")
