@@ -6,13 +6,13 @@
     Human: 47+38
     Assistant: 7+8=15, 4+3+1=8: 85
 
-Whoever works a sum goes from the last digit on, carries, and answers behind a colon.
+The work goes from the last digit to the first and carries. The answer follows after a colon.
 
     texts           a schoolbook: every sum is worked, and right, but nobody asks
     demonstrations  people: they slip, or write a step twice, and most don't work at all but say a
                     number at once, which is seldom right
 
-47+38 and 38+47 are one problem, which is in training, validation or test.
+47+38 and 38+47 are one problem, and it is in only one of training, validation and test.
 """
 import hashlib
 import random
@@ -31,8 +31,8 @@ PROBLEM = re.compile(rf"{HUMAN} (\d\d)\+(\d\d){ASSISTANT}")
 
 
 def verify(prompt, response):
-    """1.0 if what stands behind the response's last colon, or the whole of it, is the sum; 0.0 if
-    not. How it was worked out does not count."""
+    """1.0 if the text after the response's last colon is the sum, or the whole response if it has
+    no colon; 0.0 if not. How it was worked out does not count."""
     first, second = map(int, PROBLEM.fullmatch(prompt).groups())
     return float(response.rpartition(":")[2].strip() == str(first + second))
 

@@ -10,7 +10,7 @@ judges read the responses: a reward model of other people's ratings of other sen
 lexicon (`pip install vaderSentiment`). No stage has seen either.
 """
 import shutil
-from functools import partial
+from functools import cache, partial
 from statistics import fmean
 
 import matplotlib
@@ -92,16 +92,12 @@ def run(kind, seed):
 
 # ---------- the reward model
 
-def calibration(place, pairs):
-    """{chance that a reward model gives the one it prefers: [whether it was right, …]} in BINS
-    bins, over the (better, worse) pairs of single people."""
-    score = reward_model(place)
-    scale, of = ScalarGPT.from_pretrained(place).config.reward_std, {}
+def calibration(score, std, pairs):
+    """{bin of the probability σ(|r₁ - r₂|): [whether the preferred text was better, …]} of (better,
+    worse) pairs. Raw scores r are `score`'s, which are normalised, times their deviation `std`."""
     bins = {i: [] for i in range(BINS)}
     for better, worse in pairs:
-        for text in (better, worse):
-            of.setdefault(text, score(text))
-        apart = torch.tensor((of[better] - of[worse]) * scale)
+        apart = torch.tensor((score(better) - score(worse)) * std)
         chance = apart.abs().sigmoid().item()
         bins[min(BINS - 1, int((chance - 0.5) * 2 * BINS))].append(float(apart > 0))
     return bins
@@ -112,14 +108,14 @@ def reward_models():
     test = data.load("reviews")[1]
     by_mean, single = pairs_of(test.comparisons), pairs_of(test.noisy)
     places = [folder("penalty", seed) / "reward" for seed in SEEDS]
-    shares = {"reward model, five seeds": places, "other people's reward model": [OTHERS]}
-    rows = []
-    for name, found in shares.items():
-        scores = [reward_model(place) for place in found]
-        rows.append([name, *(spread([100 * agreement(score, pairs) for score in scores], 1, "%")
-                             for pairs in (by_mean, single))])
+    scores = [cache(reward_model(place)) for place in places]   # a text is in several pairs
+    shares = {"reward model, five seeds": scores,
+              "other people's reward model": [cache(reward_model(OTHERS))]}
+    rows = [[name, *(spread([100 * agreement(score, pairs) for score in models], 1, "%")
+                     for pairs in (by_mean, single))] for name, models in shares.items()]
     print(table(["", "means apart by 0.3", "single people"], rows), end="\n\n")
-    bins = [calibration(place, single) for place in places]
+    bins = [calibration(score, ScalarGPT.from_pretrained(place).config.reward_std, single)
+            for score, place in zip(scores, places)]
     print(table(["it says", "right", "pairs of a seed"], [
         [f"{50 + 10 * i}% to {60 + 10 * i}%",
          spread([100 * fmean(found[i]) for found in bins if found[i]], 1, "%"),

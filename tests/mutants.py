@@ -565,7 +565,7 @@ MUTANTS = [
     ("text/vocabulary.py", "a word is there twice", "if word.encode() not in known)", ")"),
     ("text/vocabulary.py", "pieces span words", 'pre_tokenizers.Split(Regex(WORDS), "isolated"), byte_level', "byte_level"),
     ("sft.py", "a vocabulary is learned and not used", "train_vocabulary(train_set.texts, cfg.vocab_size) if cfg.vocab_size\n                     else data", "data"),
-    ("experiments/reviews_ppo.py", "the chance is that of normalised scores", "(of[better] - of[worse]) * scale", "of[better] - of[worse]"),
+    ("experiments/reviews_ppo.py", "the chance is that of normalised scores", "(score(better) - score(worse)) * std", "score(better) - score(worse)"),
     ("experiments/reviews_ppo.py", "who is sure and wrong counts as right", "append(float(apart > 0))", "append(float(apart.abs() > 0))"),
     ("experiments/reviews.py", "a tie between texts is agreement", "(of[a] == of[b]) / 2", "(of[a] == of[b])"),
     ("experiments/reviews.py", "the penalty that agrees least is taken", "shares.index(max(shares))", "shares.index(min(shares))"),

@@ -8,7 +8,6 @@ import tarfile
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
@@ -280,9 +279,7 @@ def test_calibration_counts_how_often_a_model_is_right_by_how_sure_it_is(monkeyp
     monkeypatch.delitem(sys.modules, "reviews", raising=False)
     import reviews_ppo
     score = {"a": 0.0, "b": 1.0, "c": 3.0, "d": 3.1}.get
-    monkeypatch.setattr(reviews_ppo, "reward_model", lambda place: score)
-    monkeypatch.setattr(reviews_ppo.ScalarGPT, "from_pretrained", lambda place: SimpleNamespace(config=SimpleNamespace(reward_std=2.0)))
-    bins = reviews_ppo.calibration("anywhere", [("b", "a"), ("a", "c"), ("c", "b"), ("c", "d")])
+    bins = reviews_ppo.calibration(score, 2.0, [("b", "a"), ("a", "c"), ("c", "b"), ("c", "d")])
     assert bins == {0: [0.0], 1: [], 2: [], 3: [1.0], 4: [0.0, 1.0]}
     del sys.modules["reviews_ppo"]
     sys.modules.pop("reviews", None)

@@ -51,11 +51,11 @@ class Rule:
 
     def expect(self, prompts, encoded):
         """Say which prompts (str) will be asked, and their ids as the models read them, cut to fit.
-        Raises UserError if two have the same: then nobody could tell what was asked."""
+        Raises UserError if two have the same ids, since `reward` could not tell them apart."""
         for prompt, ids in zip(prompts, encoded):
             if self.prompts.setdefault(tuple(ids), prompt) != prompt:
                 raise UserError(f"--reward {self.name}: two prompts have the same last {len(ids)} "
-                                "tokens, and all before is cut off; give more room, "
+                                "tokens, and what differs is cut off; give more room, "
                                 "--max_prompt_tokens, or shorter prompts")
         self.lengths = sorted({len(ids) for ids in self.prompts})
 
