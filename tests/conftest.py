@@ -1,4 +1,7 @@
-"""Fixtures. The models are so small that more than one thread would only get in the way."""
+"""Fixtures. The models are so small that a second thread would only get in the way, here and in the scripts that
+tests start."""
+import os
+
 import pytest
 import torch
 
@@ -10,6 +13,7 @@ import sft
 import tiny
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 MATHS = ("exact", "golden", "gpt", "gradients", "invariances", "maths", "methods", "optimum", "ppo", "reward", "sft")
 

@@ -1,5 +1,4 @@
 """How a script ends when it is told to: by a signal, by -9, by a pipe that closes. Each is a process of its own."""
-import os
 import shutil
 import signal
 import subprocess
@@ -22,7 +21,7 @@ def finished(tmp_path_factory):
     for command in ("sft.py --pretrain_steps 1 --steps 1 --n_layer 1 --n_head 2 --n_embd 16",
                     "reward.py --steps 1 --normalise_samples 64"):
         subprocess.run([sys.executable, *command.split(), "--device", "cpu", "--run", run], cwd=stress.ROOT, check=True,
-                       capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                       capture_output=True)
     return run
 
 
@@ -41,7 +40,7 @@ def told(stage, run, *signals):
     """Start a stage, send it signals when it has begun to step. Returns its exit code and what it said."""
     process = subprocess.Popen([sys.executable, *STAGES[stage].split(), "--device", "cpu", "--run", str(run)], cwd=stress.ROOT,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=heed_ctrl_c)
+                               preexec_fn=heed_ctrl_c)
     events = run / "logs" / stage
     before = time.time()
     while process.poll() is None and not any(file.stat().st_mtime > before for file in events.glob("events*")):
@@ -89,7 +88,7 @@ def test_the_chat_takes_whatever_is_typed(run, typed):
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_end_no_training(run, closed):
     command = f"{sys.executable} reward.py --device cpu --steps 1 --normalise_samples 64 --run {run} {closed}"
-    assert subprocess.run(command, shell=True, cwd=stress.ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    assert subprocess.run(command, shell=True, cwd=stress.ROOT).returncode == 0
     assert (run / "reward" / "config.json").exists() and (run / "reward.old").exists()
 
 

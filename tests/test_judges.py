@@ -816,7 +816,7 @@ def test_an_evaluation_that_is_killed_goes_on_and_asks_no_verdict_twice(finished
     server = serve(say)
     command = [sys.executable, str(ROOT / "evaluate.py"), "--data", "rows.jsonl", "--run", "run", "--device", "cpu", "--max_new_tokens", "6",
                "--samples", "16", "--best_of", "2", "--judge", server.address, "--judge_model", "m", "--json", "numbers.json"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     file, deadline = finished / "verdicts.jsonl", time.time() + 300
     while (not file.exists() or len(file.read_text().splitlines()) < 20) and time.time() < deadline:

@@ -38,7 +38,7 @@ def trained(length, beta, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [60, 90, 120])
+@pytest.mark.parametrize("seed", [90, 120])
 def test_ppo_ends_on_the_frontier(seed):
     """No policy earns more at the KL at which it ends, and at four of five β at least it earns nearly as much."""
     task, ways = Task(3, seed), []

@@ -1,6 +1,5 @@
 """The commands of the README as a user starts them: each script a process of its own, on the toy, in few steps."""
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ STAGES = {
 
 def python(run, command, feed=None):
     return subprocess.run([sys.executable, *command.split(), *(["--run", str(run)] if run else [])], cwd=ROOT, input=feed,
-                          capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                          capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
