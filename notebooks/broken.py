@@ -349,6 +349,7 @@ def agrees(guard, cases):
     return True
 
 
+@cache
 def guard_cases():
     """Rollouts for a guard of the rewards: two healthy ones, three with bugs, and three in which
     not what was earned is paid."""

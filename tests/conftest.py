@@ -25,6 +25,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker("maths")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`-n 2` runs two files at a time: the tests of a file share what they have trained. They come in the order of
+    their names; those with the fewest tests, which take longest, would come last."""
+    from xdist.scheduler import LoadFileScheduling
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
 @pytest.fixture
 def quiet(monkeypatch):
     """The three loops log into memory: quiet.runs[loop][step] is a dict of metrics."""

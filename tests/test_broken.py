@@ -48,7 +48,7 @@ def toy(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "OWN", tmp_path_factory.mktemp("toy"))
         brief = "sft.py --pretrain_steps 200 --steps 100"
-        patch.setattr(prepare, "COMMANDS", {"base": brief, "sft": brief, "reward": "reward.py --steps 100"})
+        patch.setattr(prepare, "COMMANDS", {"base": brief, "sft": brief, "reward": "reward.py --steps 100 --normalise_samples 256"})
         prepare.toy_run("base", "sft", "reward")
         yield
 
@@ -78,7 +78,7 @@ def test_a_probe_tells_a_bug_from_a_healthy_run_of_random_models(bug):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_its_probe_tells_each_bug_from_healthy_runs(seed, toy):
     cfg = broken.settings(seed)
     fine = broken.watch(None, cfg=cfg)

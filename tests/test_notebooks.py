@@ -177,6 +177,7 @@ prepare.toy_run("reward")
     assert ran.returncode == 1 and "no_such_flag" in ran.stderr and "Traceback" not in ran.stderr
 
 
+@pytest.mark.notebooks
 @pytest.mark.parametrize("lesson", answers.ANSWERS)
 def test_checks_refuse_every_wrong_answer_and_accept_every_right_one(lesson):
     ran = subprocess.run([sys.executable, answers.__file__, lesson], capture_output=True, text=True, timeout=900)
