@@ -3,6 +3,7 @@ import ast
 import math
 import random
 import re
+import os
 import subprocess
 import sys
 from collections import Counter
