@@ -21,8 +21,6 @@ import reward
 import sft
 import tiny
 import label
-from text.tokenizer import Tokenizer
-from gpt import GPT, ScalarGPT
 from chat import main as talk
 from support.command_line import launch
 

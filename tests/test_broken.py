@@ -78,7 +78,7 @@ def test_a_probe_tells_a_bug_from_a_healthy_run_of_random_models(bug):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 def test_its_probe_tells_each_bug_from_healthy_runs(seed, toy):
     cfg = broken.settings(seed)
     fine = broken.watch(None, cfg=cfg)

@@ -14,10 +14,9 @@ import torch
 
 import tiny
 from chat import Config, Speaker, chat, main, settled
-from gpt import GPT, ScalarGPT
+from gpt import GPT
 from support.endings import plain_endings
 from text.dialogue import HUMAN, dialogue
-from text.tokenizer import Tokenizer
 
 WORDS = tiny.words()
 SHAPE = dict(vocab_size=WORDS.vocab_size, eos_token_id=WORDS.eos)

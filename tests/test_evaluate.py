@@ -11,7 +11,7 @@ import ppo
 import reward
 import sft
 from evaluate import Response, best_of, distinct_2, respond_all, summary, win_rate
-from tiny import EOS, VOCAB, close, critic, model, words
+from tiny import close, critic, model, words
 
 
 def answer(score, prompt="p", proxy=0.0, **more):

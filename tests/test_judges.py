@@ -25,7 +25,7 @@ import ppo
 import reward
 import sft
 from data import toy_world
-from evaluate import Response, best_of, best_of_curve, best_of_kl, compare_all, summary
+from evaluate import Response, best_of, best_of_curve, best_of_kl, summary
 from judges import Gold, HeldOutRewardModel, Proxy, open_judge
 from judges import language_model
 from judges.by_length import BINS, by_length

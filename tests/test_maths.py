@@ -11,7 +11,7 @@ from methods import kl_estimate
 from ppo import adapt_kl_coef, gae, kl_penalty, make_experience, masked_mean, policy_loss, value_loss, whiten
 from reward import accuracy, pairwise_loss, score_pairs
 from ppo import entropy
-from tiny import EOS, close, ppo_config
+from tiny import close, ppo_config
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]]).bool()
 

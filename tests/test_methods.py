@@ -54,7 +54,7 @@ def followed(monkeypatch, actor, update, e, cfg, k):
 
 def by_formula(actor, e, advantages):
     """The gradient of -Σ A log π / number of tokens, from a plain pass over each answer alone."""
-    P, R, loss = e.ids.shape[1] - e.response_mask.shape[1], e.response_mask.shape[1], 0.0
+    P, loss = e.ids.shape[1] - e.response_mask.shape[1], 0.0
     for i, A in enumerate(advantages):
         prompt, said = e.ids[i, :P][e.mask[i, :P]], e.ids[i, P:][e.response_mask[i]]
         logits = actor(torch.cat([prompt, said])[None])[0, len(prompt) - 1:-1]

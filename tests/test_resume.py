@@ -22,7 +22,6 @@ from conftest import PPO
 from support import Stopped, UserError
 from support.files import write_whole
 from support.lock import hold
-from support.loop import Loop
 from support.runs import find_model, run_folder
 
 ROOT = Path(__file__).parent.parent

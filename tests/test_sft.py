@@ -1,6 +1,4 @@
 """sft.py: where the loss counts, what is cut and dropped, and that a handful of answers can be learned by heart."""
-import math
-
 import pytest
 import torch
 
@@ -9,7 +7,7 @@ from support import UserError
 from gpt import GPT
 from sft import encode_demonstrations, encode_texts, sft_loss
 from sft import test_loss as held_out_loss
-from tiny import EOS, Stop, close, model, words
+from tiny import EOS, close, model, words
 
 
 def surprise(gpt, prompt, completion):

@@ -16,7 +16,7 @@ import pytest
 import data
 from data import built_in, toy
 from data.toy import answer, noiseless_pair, ranking
-from data.toy_world import FACT_OF, FACTS, WORLDS, is_ideal, judge
+from data.toy_world import FACT_OF, WORLDS, is_ideal, judge
 from support import UserError
 from text.dialogue import dialogue
 

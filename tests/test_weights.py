@@ -13,7 +13,6 @@ from huggingface_hub import close_session, constants
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-import gpt
 import ppo
 import reward
 import sft
