@@ -5,6 +5,7 @@ scale of colours: blue below 0, white at 0, orange above.
 for each token, `grid` a table with coloured cells, `experience` the grid of one response of a
 rollout, `strips` the grids of several responses.
 """
+import warnings
 from itertools import product
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 plt.style.use(Path(__file__).parent / "lessons.mplstyle")
 set_matplotlib_formats("svg", dpi=200, metadata={"Date": None})     # the same file every time
+warnings.filterwarnings("ignore", message="Creating legend")  # it was slow: so is a busy machine
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#5b8fd0", "white", "#f0a04b"])   # pale
 
 
