@@ -1,8 +1,10 @@
 """The update of ppo.py, its checks on every run, and which model plays which part."""
 import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -303,11 +305,19 @@ def test_the_metrics_of_a_rollout_have_their_usual_definitions():
 # ----------------------------------------------------------------------------- the loop
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """A place for what all tests start from."""
+    return tmp_path_factory.mktemp("once") / "run"
+
+
 @pytest.fixture
-def trained(run_stage):
+def trained(run_stage, once):
     """A run folder with an SFT model and a reward model."""
-    run_stage(sft)
-    return run_stage(reward)
+    if not once.exists():
+        run_stage(sft)
+        run_stage(reward).rename(once)
+    return Path(shutil.copytree(once, "run"))
 
 
 @pytest.fixture
