@@ -5,6 +5,7 @@
 Each process responds to its own rows of a batch and learns from its own. Gradients are summed
 before every step, so N processes make the steps of one. Without torchrun all this does nothing.
 """
+import atexit
 import os
 import sys
 
@@ -34,6 +35,7 @@ def join(device, cfg):
             torch.cuda.set_device(device)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            atexit.register(dist.destroy_process_group)     # else its threads may abort the exit
     except (KeyError, ValueError) as error:     # a variable is missing or no number
         raise UserError(f"WORLD_SIZE is set, but torchrun did not start this ({reason(error)}): "
                         "unset WORLD_SIZE, or use torchrun") from error

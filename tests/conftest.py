@@ -54,7 +54,7 @@ def world(tmp_path, monkeypatch, quiet):
 
 
 SFT = dict(steps=4, pretrain_steps=4, batch_size=4, n_layer=1, n_head=2, n_embd=8, block_size=64, lr=1e-2)
-REWARD = dict(steps=4, batch_size=4, max_new_tokens=6, lr=1e-2, normalise_samples=64)
+REWARD = dict(steps=4, batch_size=4, max_new_tokens=6, lr=1e-2)
 PPO = dict(steps=4, batch_size=6, max_new_tokens=6, sample_every=2, lr=1e-2, critic_lr=1e-2)
 
 
