@@ -48,7 +48,7 @@ def toy(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "OWN", tmp_path_factory.mktemp("toy"))
         brief = "sft.py --pretrain_steps 200 --steps 100"
-        patch.setattr(prepare, "COMMANDS", {"base": brief, "sft": brief, "reward": "reward.py --steps 100 --normalise_samples 256"})
+        patch.setattr(prepare, "COMMANDS", {"base": brief, "sft": brief, "reward": "reward.py --steps 100"})
         prepare.toy_run("base", "sft", "reward")
         yield
 

@@ -39,8 +39,7 @@ def heed_ctrl_c():
 def told(stage, run, *signals):
     """Start a stage, send it signals when it has begun to step. Returns its exit code and what it said."""
     process = subprocess.Popen([sys.executable, *STAGES[stage].split(), "--device", "cpu", "--run", str(run)], cwd=stress.ROOT,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=heed_ctrl_c)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     events = run / "logs" / stage
     before = time.time()
     while process.poll() is None and not any(file.stat().st_mtime > before for file in events.glob("events*")):
@@ -52,8 +51,8 @@ def told(stage, run, *signals):
     return process.returncode, out + err
 
 
-@pytest.mark.parametrize("stage, number, code", [
-    *((stage, signal.SIGTERM, 143) for stage in STAGES), ("ppo", signal.SIGINT, 130)])
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(run, stage, number, code):
     ended, said = told(stage, run, number)
     assert ended == code and "Traceback" not in said
@@ -61,32 +60,31 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(run, stage, number, 
     assert (run / stage / "resume.pt").exists() and not list((run / stage).glob(".*.partial"))
 
 
-def test_two_ctrl_c_stop_it_without_a_traceback(run):
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ctrl_c_stop_it_without_a_traceback(run, stage):
     """Whether the step ends before the second one comes or not; test_resume.py has a step that does not."""
-    ended, said = told("ppo", run, signal.SIGINT, signal.SIGINT)
+    ended, said = told(stage, run, signal.SIGINT, signal.SIGINT)
     # The second one may come when Python is already closing down and ends by the signal itself: 130 to a shell, too.
     assert ended in (130, -signal.SIGINT) and "Traceback" not in said and "stopp" in said
 
 
 def test_kills_change_no_weight():
-    """The short version of `python tests/stress.py`. The next test kills PPO, test_resume.py
-    interrupts the reward model."""
-    stress.main(kills=1, disk=False, seed=0, stages=("sft",))
+    """The short version of `python tests/stress.py`."""
+    stress.main(kills=1, disk=False, seed=0)
 
 
 def test_two_processes_under_torchrun_are_killed_and_go_on_to_equal_weights():
     stress.main(kills=1, disk=False, seed=0, processes=2, stages=("ppo",))
 
 
-@pytest.mark.parametrize("typed", [
-    b"Is an owl a bird?\n\n\x1b[2J\x07 \xff\xfe \xe2\x80\xa8\n\n<|endoftext|>Human: Assistant:\n\n",
-    b"x" * 1_000_000 + b"\n\nno end of line", b""])
+@pytest.mark.parametrize("typed", [b"Is an owl a bird?\n\n", b"\x1b[2J\x07 \xff\xfe \xe2\x80\xa8\n\n", b"<|endoftext|>Human: Assistant:\n\n",
+                                   b"x" * 1_000_000 + b"\n\n", b"no end of line", b""])
 def test_the_chat_takes_whatever_is_typed(run, typed):
     done = subprocess.run([sys.executable, "chat.py", str(run / "sft")], cwd=stress.ROOT, input=typed, capture_output=True)
     assert done.returncode == 0 and b"Traceback" not in done.stderr and b"\x1b" not in done.stdout
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_end_no_training(run, closed):
     command = f"{sys.executable} reward.py --device cpu --steps 1 --normalise_samples 64 --run {run} {closed}"
     assert subprocess.run(command, shell=True, cwd=stress.ROOT).returncode == 0

@@ -104,11 +104,11 @@ def test_seeds_that_all_differ_alike_are_certain_and_equal_ones_are_not_apart():
 def test_holm_allows_one_false_alarm_in_twenty_families():
     import runs
     draw, alarms = random.Random(0), 0
-    for _ in range(400):                                                # 7 methods that do not differ
+    for _ in range(1000):                                               # 7 methods that do not differ
         found = {name: [draw.gauss(0, 1) for _ in range(5)] for name in "abcdefg"} | {"base": [0.0] * 5}
         cells, said = runs.against("base", found)
         alarms += "below 0.05: none." not in said
-    assert 8 <= alarms <= 32                                            # without Holm about 120
+    assert 25 <= alarms <= 65                                           # without Holm about 300
 
 
 def test_holm_by_hand(monkeypatch):

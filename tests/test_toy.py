@@ -1,9 +1,9 @@
 """The embedded worlds: what their files may and may not contain, their judge, and that no training script sees him."""
 import ast
 import math
+import os
 import random
 import re
-import os
 import subprocess
 import sys
 from collections import Counter
