@@ -17,7 +17,8 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 plt.style.use(Path(__file__).parent / "lessons.mplstyle")
 set_matplotlib_formats("svg", dpi=200, metadata={"Date": None})     # the same file every time
-warnings.filterwarnings("ignore", message="Creating legend")  # it was slow: so is a busy machine
+# matplotlib warns of a legend that takes a second to place. On a busy machine any of them may.
+warnings.filterwarnings("ignore", message="Creating legend")
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#5b8fd0", "white", "#f0a04b"])   # pale
 
 

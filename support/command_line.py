@@ -9,10 +9,9 @@ import tyro
 
 from support import UserError, reason
 from support.checkpoint import read_config
-from support.distributed import join
+from support.distributed import join, leave
 from support.files import read_json
 from support.runs import run_folder
-
 
 # A flag whose comment says what is done without it: --help shows no "(default: '')" behind that.
 Text = Annotated[str, tyro.conf.arg(help_behavior_hint="")]
@@ -52,6 +51,7 @@ def launch(main, Config, stage):
         cfg = tyro.cli(Config, description=about, use_underscores=True)
         take_preset(cfg, read_json(PRESETS)[stage])
         main(cfg)
+        leave()
 
 
 def take_preset(cfg, presets):

@@ -5,7 +5,6 @@
 Each process responds to its own rows of a batch and learns from its own. Gradients are summed
 before every step, so N processes make the steps of one. Without torchrun all this does nothing.
 """
-import atexit
 import os
 import sys
 
@@ -35,7 +34,6 @@ def join(device, cfg):
             torch.cuda.set_device(device)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-            atexit.register(dist.destroy_process_group)     # else its threads may abort the exit
     except (KeyError, ValueError) as error:     # a variable is missing or no number
         raise UserError(f"WORLD_SIZE is set, but torchrun did not start this ({reason(error)}): "
                         "unset WORLD_SIZE, or use torchrun") from error
@@ -46,6 +44,11 @@ def join(device, cfg):
         sys.stdout = open(os.devnull, "w")          # one process talks
     torch.manual_seed(cfg.seed + 100_003 * rank())  # each samples its own responses
     return device
+
+
+def leave():
+    if dist.is_initialized():
+        dist.destroy_process_group()    # else its threads may abort the process at its exit
 
 
 def own_rows(batch):

@@ -27,8 +27,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """`-n 2` runs two files at a time: the tests of a file share what they have trained. They come in the order of
-    their names; those with the fewest tests, which take longest, would come last."""
+    """`-n 2` runs two files at a time, since the tests of a file share what they have trained. They start in the order
+    of their names: xdist would begin with those that have the most tests, and leave the slowest to the end."""
     from xdist.scheduler import LoadFileScheduling
     config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)

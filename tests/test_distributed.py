@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import ppo
 from support import UserError, distributed
+from support.command_line import launch
 
 HERE = Path(__file__).resolve().parent
 
@@ -16,7 +18,7 @@ def trained(folder, processes):
     """What `main` below saves, run in so many processes."""
     folder.mkdir()
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    env = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}"}
     done = subprocess.run([sys.executable, *torchrun, __file__, str(folder)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return torch.load(folder / "result.pt")
@@ -33,6 +35,13 @@ def test_a_world_size_that_torchrun_did_not_set_is_one_sentence(monkeypatch, the
         distributed.join(torch.device("cpu"), None)
     monkeypatch.setenv("WORLD_SIZE", "1")                   # one process needs nobody
     assert distributed.join(torch.device("cpu"), None) == torch.device("cpu")
+
+
+def test_a_script_that_has_done_its_work_leaves_the_group(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["ppo.py"])
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    launch(lambda cfg: None, ppo.Config, "ppo")
+    assert not torch.distributed.is_initialized()
 
 
 def test_two_processes_make_the_steps_of_one(tmp_path):
@@ -58,13 +67,12 @@ def test_without_torchrun_there_is_one_process_and_nothing_changes():
 
 def main(folder):
     """A few steps of each stage with tiny models; the first process saves weights and metrics."""
-    import ppo
     import reward
     import sft
     import tiny
     from text.batches import pad
     from gpt import GPT
-    from support.distributed import join, rank
+    from support.distributed import join, leave, rank
     from support.optimizer import adamw
     from test_invariances import DEMONSTRATIONS, RANKINGS
 
@@ -115,6 +123,7 @@ def main(folder):
     result["ppo metrics"], result["kl_coef"] = numbers(logged), [metrics["kl_coef"] for metrics in logged]
     if rank() == 0:
         torch.save(result, folder / "result.pt")
+    leave()
 
 
 if __name__ == "__main__":
