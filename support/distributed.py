@@ -33,6 +33,7 @@ def join(device, cfg):
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         if not dist.is_initialized():
+            import torch.distributed.nn     # imported later, it would keep the group after leave()
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (KeyError, ValueError) as error:     # a variable is missing or no number
         raise UserError(f"WORLD_SIZE is set, but torchrun did not start this ({reason(error)}): "
@@ -48,7 +49,7 @@ def join(device, cfg):
 
 def leave():
     if dist.is_initialized():
-        dist.destroy_process_group()    # else its threads may abort the process at its exit
+        dist.destroy_process_group()    # else its threads may abort the process as Python ends
 
 
 def own_rows(batch):
@@ -63,8 +64,7 @@ def gather(x):
         dist.all_gather_object(parts, x.cpu())
         if x.ndim == 2:
             width = max(part.shape[1] for part in parts)
-            parts = [torch.cat([part, part.new_zeros(len(part), width - part.shape[1])], dim=1)
-                     for part in parts]
+            parts = [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]
     return torch.cat([part.to(x.device) for part in parts])
 
 

@@ -121,6 +121,7 @@ MUTANTS = [
     ("support/command_line.py", "a preset overrides the flags", 'if f"__{flag}" not in given:', "if True:"),
     ("support/command_line.py", "flags are known with underscores only", '.split("=")[0].replace("-", "_")', '.split("=")[0].replace("--", "__")'),
     ("support/command_line.py", "no process leaves the group", "        main(cfg)\n        leave()\n", "        main(cfg)\n"),
+    ("support/distributed.py", "the group outlives leave()", "            import torch.distributed.nn  ", "            pass  "),
     ("support/command_line.py", "flags with = are not known", 'word.split("=")[0].replace', "word.replace"),
     ("support/optimizer.py", "the learning rate starts at zero", "(step + 1) / max(1, warmup * steps)", "step / max(1, warmup * steps)"),
     ("support/optimizer.py", "the learning rate does not decay", "(1 - done) / (1 - warmup), 1.0)", "1.0)"),
