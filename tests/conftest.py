@@ -19,7 +19,10 @@ MATHS = ("exact", "golden", "gpt", "gradients", "invariances", "maths", "methods
 
 
 def pytest_collection_modifyitems(items):
-    """`-m maths` runs the fast tests of these files."""
+    """`-m maths` runs the fast tests of these files. In one of several workers the lessons come first: what takes longest
+    must not be alone at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.stem != "test_notebooks")
     for item in items:
         if item.path.stem.removeprefix("test_") in MATHS and not item.get_closest_marker("slow"):
             item.add_marker("maths")
@@ -27,8 +30,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """`-n 2` runs two files at a time, since the tests of a file share what they have trained. They start in the order
-    of their names: xdist would begin with those that have the most tests, and leave the slowest to the end."""
+    """`-n 2` runs two files at a time, since the tests of a file share what they have trained. They start in the order of
+    collection: xdist would begin with those that have the most tests."""
     from xdist.scheduler import LoadFileScheduling
     config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)

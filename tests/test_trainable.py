@@ -228,11 +228,13 @@ def test_the_phase_that_needs_most_is_counted(capsys, shape, prompt, response, m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [
-    [], ["--micro_batch_size", "4"], ["--micro_batch_size", "4", "--vocab_size", "20000", "--response", "200", "--prompt", "100", "--n_layer", "2"],
-    ["--micro_batch_size", "4", "--batch_size", "32", "--response", "20", "--vocab_size", "2000", "--n_layer", "2"]])
+    "--n_layer 3 --prompt 248 --response 56 --vocab_size 1000",
+    "--micro_batch_size 4 --n_layer 3 --prompt 248 --response 56 --vocab_size 1000",
+    "--micro_batch_size 4 --n_layer 2 --prompt 100 --response 200 --vocab_size 20000",
+    "--micro_batch_size 4 --n_layer 2 --prompt 250 --response 20 --vocab_size 2000 --batch_size 32"])
 def test_the_memory_that_is_estimated_is_the_memory_that_is_taken(flags):
     """Where the micro-batches are small, where they are large, where logits count most, where generation does."""
-    said = subprocess.run([sys.executable, ROOT / "tests" / "memory.py", *flags], capture_output=True, text=True, check=True)
+    said = subprocess.run([sys.executable, ROOT / "tests" / "memory.py", *flags.split()], capture_output=True, text=True, check=True)
     found = json.loads(said.stdout)
     assert 0.75 * found["peak"] < found["estimate"] < 1.25 * found["peak"]
 
