@@ -10,6 +10,7 @@ import sys
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn     # imported once there is a group, it would keep that after leave()
 
 from support import UserError, reason
 
@@ -33,7 +34,6 @@ def join(device, cfg):
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         if not dist.is_initialized():
-            import torch.distributed.nn     # imported later, it would keep the group after leave()
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (KeyError, ValueError) as error:     # a variable is missing or no number
         raise UserError(f"WORLD_SIZE is set, but torchrun did not start this ({reason(error)}): "
@@ -48,8 +48,9 @@ def join(device, cfg):
 
 
 def leave():
+    """Leave them again: threads of the group may abort a process that ends with it."""
     if dist.is_initialized():
-        dist.destroy_process_group()    # else its threads may abort the process as Python ends
+        dist.destroy_process_group()
 
 
 def own_rows(batch):

@@ -13,8 +13,7 @@ def adamw(model):
 def set_learning_rate(optimizer, peak, step, steps, warmup=0.05):
     """Linear warm-up over a twentieth of the steps, then linear decay to 0. Returns the rate. It
     depends only on the step, so a resumed run needs no scheduler state."""
-    done = step / steps
-    rate = peak * min((step + 1) / max(1, warmup * steps), (1 - done) / (1 - warmup), 1.0)
+    rate = peak * min((step + 1) / max(1, warmup * steps), (1 - step / steps) / (1 - warmup), 1.0)
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate

@@ -71,6 +71,12 @@ def run_stage(world):
     return run
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """A place for a run folder from which several tests of a file start."""
+    return tmp_path_factory.mktemp("once") / "run"
+
+
 @pytest.fixture
 def optimizers(monkeypatch):
     """Every AdamW that is made from here on."""

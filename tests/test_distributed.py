@@ -37,6 +37,17 @@ def test_a_world_size_that_torchrun_did_not_set_is_one_sentence(monkeypatch, the
     assert distributed.join(torch.device("cpu"), None) == torch.device("cpu")
 
 
+def test_each_process_has_the_gpu_of_its_number(monkeypatch):
+    """Without a GPU: what would be asked of torch."""
+    asked = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", asked.append)
+    assert distributed.join(torch.device("cuda"), ppo.Config()) == torch.device("cuda", 1)
+    assert asked == [torch.device("cuda", 1), "nccl"]
+
+
 def test_a_script_that_has_done_its_work_leaves_the_group(monkeypatch):
     monkeypatch.setattr("sys.argv", ["ppo.py"])
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)

@@ -305,12 +305,6 @@ def test_the_metrics_of_a_rollout_have_their_usual_definitions():
 # ----------------------------------------------------------------------------- the loop
 
 
-@pytest.fixture(scope="module")
-def once(tmp_path_factory):
-    """A place for what all tests start from."""
-    return tmp_path_factory.mktemp("once") / "run"
-
-
 @pytest.fixture
 def trained(run_stage, once):
     """A run folder with an SFT model and a reward model."""

@@ -221,12 +221,6 @@ def test_memory_and_open_files_stay_flat_over_300_updates(run_stage, world):
 # ----------------------------------------------------------------------------- it must be the same run
 
 
-@pytest.fixture(scope="module")
-def once(tmp_path_factory):
-    """A place for what is the same for several tests."""
-    return tmp_path_factory.mktemp("once") / "run"
-
-
 @pytest.fixture
 def stopped(run_stage, quiet, once):
     """A PPO run, stopped in its fourth step and saved after its second."""
